@@ -33,8 +33,8 @@ from gpucnn.backends.cuda.device import nvrtc
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Plan
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 from gpucnn.backends.cuda.launch.dry_run import DryRun
-from gpucnn.backends.cuda.launch.listening import listening
 from gpucnn.backends.cuda.launch.plans import layout
+from gpucnn.backends.listening import listening
 from gpucnn.geometry import Axis, ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry
 from gpucnn.numerics import precision

@@ -26,7 +26,7 @@ from gpucnn import backends
 from gpucnn.backends.cuda.device import nvrtc
 from gpucnn.backends.cuda.device.runtime import Plan
 from gpucnn.backends.cuda.launch.dry_run import DryRun
-from gpucnn.backends.cuda.launch.listening import listening
+from gpucnn.backends.listening import listening
 
 DTYPES = ("float32", "float16")
 ACCESS = 16  # bytes of a lane's access

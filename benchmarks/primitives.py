@@ -526,9 +526,13 @@ def _planes(scale: Scale) -> Iterator[Call]:
 
 def _resamplings(scale: Scale) -> Iterator[Call]:
     if scale == "odd":
-        n, c, drawn = 2, 3, (("linear", (3, 4, 5), (5, 7, 3)), ("nearest", (2, 4, 5), (5, 2, 5)))
+        n, c, drawn = (
+            2,
+            3,
+            (("linear", (3, 4, 5), (5, 7, 3)), ("nearest", (2, 4, 5), (5, 2, 5)), ("cubic", (1, 5, 6), (1, 9, 4))),
+        )
     else:
-        n, c, drawn = 4, 64, (("linear", (56, 56), (112, 112)), ("nearest", (56, 56), (112, 112)))
+        n, c, drawn = 4, 64, [(mode, (56, 56), (112, 112)) for mode in ("linear", "nearest", "cubic")]
     for mode, size, out in drawn:
         geometry = interpolation_geometry(size, out, None, mode, False)
         for dtype in FLOATS:
@@ -569,6 +573,8 @@ def _norms(scale: Scale) -> Iterator[Call]:
         geometry = NormGeometry(shape, axes)
         for dtype in FLOATS:
             yield from _norm_calls(f"{name}, {dtype}", geometry, dtype, "first")
+    rms = NormGeometry(*shapes["layer"], centred=False)
+    yield from _norm_calls("RMS, float32", rms, "float32", "first")
     batch = NormGeometry(*shapes["batch"])
     yield from _norm_calls("batch, float32, channels last", batch, "float32", "last")
 

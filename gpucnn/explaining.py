@@ -20,10 +20,10 @@ from gpucnn.backends.cpu.builds import DTYPES
 from gpucnn.backends.cuda.convolution import select as on_a_gpu
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 from gpucnn.backends.cuda.launch.dry_run import DryRun
-from gpucnn.backends.cuda.launch.listening import listening
 from gpucnn.backends.cuda.launch.plans import dense
 from gpucnn.backends.dtypes import FLOATING, accumulator, name_of, of_products
 from gpucnn.backends.layout import is_channels_last
+from gpucnn.backends.listening import listening
 from gpucnn.backends.numpy import select as on_the_cpu
 from gpucnn.functional._convolution_geometry import geometry_of, transposed_geometry
 from gpucnn.geometry import ConvGeometry
@@ -47,9 +47,11 @@ _PRIMITIVES = {  # of the others, where they are a primitive of another name; se
     "group_norm": "norm_forward",
     "instance_norm": "norm_forward",
     "layer_norm": "norm_forward",
+    "local_response_norm": "average_pool",
     "locally_connected": "locally_connect",
     "lp_pool": "average_pool",
     "max_unpool": "unpool",
+    "rms_norm": "norm_forward",
     "sum_pool": "average_pool",
     "unfold": "im2col",
 }

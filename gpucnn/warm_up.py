@@ -24,7 +24,7 @@ from gpucnn.backends.cpu import builds
 from gpucnn.backends.cuda.device import background
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 from gpucnn.backends.cuda.launch.dry_run import DryRun
-from gpucnn.backends.cuda.launch.listening import listening
+from gpucnn.backends.listening import listening
 from gpucnn.geometry.arguments import integer, is_sequence
 
 Array = Any

@@ -1,5 +1,5 @@
 // A norm's input gradient from known means: z = rstd * (g - mean_g - h * mean_gh),
-// with g = grad_y * weight and h = (x - mean) * rstd
+// with g = grad_y * weight and h = (x - mean) * rstd, and 0 for mean_g where statistics are not centred
 //
 // Source       the closed form: the contributions of g through mean and variance are subtracted
 // Reads        grad_y, x [N, G, C, P]; mean, rstd [N or 1, G, 1, 1], weight [1, G, C, 1] or null; sum_g and sum_gh as
@@ -30,7 +30,7 @@ __device__ __forceinline__ Shares shares_at(const Place& at, int e, const acc_t*
   Shares found;
   found.centre = mean[offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3) + e * p.mean_3];
   found.scale = rstd[offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3) + e * p.rstd_3];
-  found.g = sum_g[sum] / n;
+  found.g = p.centred ? sum_g[sum] / n : 0;
   found.gh = sum_gh[sum] / n;
   return found;
 }

@@ -1,5 +1,6 @@
 // A fused norm over rows: their mean, biased variance and 1 / sqrt(var + eps), and with them
 // z = activation((x - mean) * rstd * weight + bias + residual)
+// Where they are not centred, as in RMS norm, the mean is 0 and the variance the mean square.
 //
 // Source       the two passes of norm_statistics, then the definition of norm_apply
 // Reads        x [N, G, C, P], each row [C, P] contiguous; weight, bias [1, G, C, 1] or null; residual as x where
@@ -38,7 +39,7 @@ __device__ __forceinline__ Statistics statistics_of_row(Pack<scalar_t, PACK> (&h
       total[0] = total[0] + paired(terms);
     }
     add_row(total, 1, reinterpret_cast<acc_t*>(scratch), factors, own, p);
-    pivot = total[0] / n;
+    pivot = p.centred ? total[0] / n : 0;
 
     moments[0] = moments[1] = Sum{};
 #pragma unroll
@@ -54,6 +55,7 @@ __device__ __forceinline__ Statistics statistics_of_row(Pack<scalar_t, PACK> (&h
       moments[1] = moments[1] + paired(squares);
     }
     add_row(moments, 1, scratch, factors, own, p);
+    if (!p.centred) moments[0] = Sum{};
     if (again || SQUARES_FIT<scalar_t>) break;
     scale = scale_for(rounded(moments[1]), n, p.eps);
     if (!any_row(works && scale != 1, own, p)) break;

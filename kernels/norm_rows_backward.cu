@@ -1,6 +1,6 @@
 // All gradients of a norm over rows, fused: z = rstd * (g - mean(g) - h * mean(g * h)), which is grad_x, with
 // g = grad_y * weight, h = (x - mean) * rstd and means over a row; and parts of the sums over rows of grad_y and
-// grad_y * h, which are grad_bias and grad_weight
+// grad_y * h, which are grad_bias and grad_weight. Without a mean, as in RMS norm, there is no mean(g)
 //
 // Source       the closed form: the contributions of g through mean and variance are subtracted
 // Reads        grad_y, x [N, G, C, P], each row [C, P] contiguous; mean, rstd [N, G, 1, 1]; weight [1, G, C, 1] or null
@@ -153,7 +153,7 @@ norm_rows_backward(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
     }
     if (!z) continue;
     scalar_t* const to = z + image * p.z_n + group * p.z_g + own.segment * p.length;
-    write_gradient(held, rounded(sums[0]) / n, rounded(sums[1]) / n, affine, to, own, p);
+    write_gradient(held, p.centred ? rounded(sums[0]) / n : 0, rounded(sums[1]) / n, affine, to, own, p);
   }
 
   if (!p.along || !parts_g) return;

@@ -1,4 +1,5 @@
-// Mean, biased variance and reciprocal standard deviation over the reduced axes of x, as axes of size 1.
+// Mean, biased variance and reciprocal standard deviation over the reduced axes of x, as axes of size 1. Where they are
+// not centred, as in RMS norm, the mean is 0 and the variance the mean square.
 //
 // Source       two passes about a pivot (Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance"):
 //              a part's rough mean m, of a plain sum, is the pivot of the second pass over it, which sums d = x - m
@@ -62,7 +63,7 @@ __device__ __forceinline__ Moments moments_of_part(Pack<scalar_t, PACK> (&held)[
     add_threads(sums, reinterpret_cast<acc_t*>(scratch), own, p);
 #pragma unroll
     for (int e = 0; e < EACH; ++e) {
-      found.pivot[e] = sums[e] / n;
+      found.pivot[e] = p.centred ? sums[e] / n : 0;
       found.sums[e] = found.sums[EACH + e] = Sum{};
     }
 
@@ -79,6 +80,10 @@ __device__ __forceinline__ Moments moments_of_part(Pack<scalar_t, PACK> (&held)[
       add_terms(found.sums + EACH, squares);
     }
     add_threads(found.sums, scratch, own, p);
+#pragma unroll
+    for (int e = 0; e < EACH; ++e) {
+      if (!p.centred) found.sums[e] = Sum{};
+    }
     if (again || SQUARES_FIT<scalar_t>) break;
     bool scales = false;
 #pragma unroll

@@ -183,6 +183,7 @@ struct NormParams {
   index_t apart;                                // lanes of this stride share their sums; 0 for other layouts
   RUN_TIME index_t splits, run;                 // parts of each sum, and elements of one part
   RUN_TIME index_t divisor;                     // of the sums of the backward pass
+  index_t centred;                              // whether statistics are about the mean, else about 0
   index_t moves;                                // whether mean and rstd vary along a reduced axis
   index_t weighs;                               // whether the sums have yet to be multiplied by weight
   index_t groups;                               // N * G sums of parts: G
@@ -207,6 +208,7 @@ struct NormRowParams {
   index_t g;
   index_t segments, length;                     // C pieces of P elements; one of C where G and P are 1
   index_t along;                                // whether weights vary along a segment: G and P are 1
+  index_t centred;                              // whether statistics are about the mean, else about 0
   index_t lanes;                                // threads of a segment, a power of two
   index_t at_once, turns;                       // parallel rows of a block, and its iterations
   index_t activation;                           // one of those of bias_activation.cuh

@@ -87,6 +87,8 @@ def _other_calls() -> dict[str, dict[str, Any]]:
             "input": x, "normalized_shape": (3, 3), "weight": numbers(3, 3), "bias": numbers(3, 3), "eps": 1e-5,
             **finish,
         },
+        "rms_norm": {"input": x, "normalized_shape": (3, 3), "weight": numbers(3, 3), "eps": 1e-5, **finish},
+        "local_response_norm": {"input": x, "size": 3, "alpha": 1e-4, "beta": 0.75, "k": 1.0},
         "group_norm": {"input": x, "num_groups": 2, **affine, **finish},
         "linear": {"input": numbers(2, 3), "weight": numbers(4, 3), "bias": numbers(4)},
         "bias_activation": {"input": x, "bias": numbers(4), **finish},
@@ -139,8 +141,9 @@ def _with_backward(name: str, arguments: dict[str, Any]) -> dict[str, dict[str, 
     handed: dict[str, Any] = {}
     if "max_pool" in name:
         handed = {"indices": run(return_indices=True)[1]}
-    elif name.endswith("_norm"):
-        handed = dict(zip(("mean", "rstd"), run(return_statistics=True)[1:], strict=True))
+    elif name.endswith("_norm") and name != "local_response_norm":
+        names: tuple[str, ...] = ("rstd",) if name == "rms_norm" else ("mean", "rstd")
+        handed = dict(zip(names, run(return_statistics=True)[1:], strict=True))
     elif "softmax" in name or name.endswith("_activation"):
         handed = {"output": result}
     elif name == "dropout":

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import sample
 from array_backends import BACKENDS, ArrayBackend
+from checked_replays import checked_replays
 from hypothesis import HealthCheck, Phase, settings
 
 from gpucnn import simulator
@@ -99,6 +100,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     )
     for reason, number in reasons.most_common():
         terminalreporter.write_line(f"skipped {number}: {reason}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def replays_are_checked() -> Iterator[None]:
+    with checked_replays():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -435,12 +435,14 @@ def interpolations(draw: Draw) -> list[Call]:
         lead = (draw.one_of(BATCHES[1:]), draw.one_of(CHANNELS))
         if prod(lead) * (prod(sizes) + prod(out)) <= MOST_ELEMENTS:
             break
-    mode = draw.one_of(("nearest", "nearest-exact", ("linear", "bilinear", "trilinear")[rank - 1], "area"))
+    filters = ("linear", "bilinear", "trilinear")[rank - 1], ("cubic", "bicubic", "tricubic")[rank - 1]
+    mode = draw.one_of(("nearest", "nearest-exact", *filters, "area"))
     options: dict[str, Any] = {"mode": mode, "size": out}
-    if "linear" in mode:
+    if mode in filters:
         options["align_corners"] = draw.one_of((None, False, True))
+        options["antialias"] = draw.one_of((False, True))
     # where sample positions are rounded, an infinity may have the weight 0 in one dtype and none in another
-    content = draw.finite if "linear" in mode else None
+    content = draw.finite if mode in filters else None
     x, grad = (draw.array((*lead, *each), content) for each in (sizes, out))
     forward, backward = with_gradient("interpolate", grad, {"input": x}, options)
     copies = mode.startswith("nearest")

@@ -456,11 +456,14 @@ def _resamplings() -> Iterator[Case]:
         ((1, 8, 16), (1, 16, 32), "linear", False),
         ((1, 2, 40), (1, 200, 80), "linear", True),
         ((1, 5, 7), (1, 71, 129), "linear", False),
+        ((2, 6, 5), (3, 9, 7), "cubic", False),
+        ((1, 31, 40), (1, 7, 9), "antialiased cubic", False),
+        ((4, 9, 70), (3, 9, 4), "antialiased linear", False),
     )
     for sizes, outs, mode, aligned in drawn:
-        geometry = interpolation_geometry(sizes, outs, None, mode, aligned)
+        geometry = interpolation_geometry(sizes, outs, None, mode, aligned, "antialiased" in mode)
         for dtype, order in _varied(mode != "linear" or not aligned):
-            if mode == "linear" and dtype_of(dtype).kind in "iu":
+            if not mode.startswith("nearest") and dtype_of(dtype).kind in "iu":
                 continue
             name = f"{mode}, {sizes} to {outs}, {dtype}, {order}"
             x, y = _array((2, 3, *sizes), dtype, order), _array((2, 3, *outs), dtype, order)
@@ -522,6 +525,11 @@ def _norms() -> Iterator[Case]:
             ("layer, aligned", "contiguous"),
         ):
             yield from _norm(f"{name}, {dtype}, {order}", NormGeometry(*NORMS[name]), dtype, order)
+    for name in ("layer", "layer, aligned", "widest rows", "rows, large"):
+        shape = NORMS[name][0]
+        geometry = NormGeometry((shape[0] * shape[1], 1, shape[2] * shape[3], 1), (2, 3), centred=False)
+        for order in ("contiguous", "strided"):
+            yield from _norm(f"RMS, {name}, float32, {order}", geometry, "float32", order)
     geometry = NormGeometry((3085, 2, 1, 65), (0, 2, 3))  # 258 parts: more than those whose pivots threads hold
     x = _array(geometry.shape, "float32") + np.arange(3085, dtype=np.float32)[:, None, None, None]
     huge = x * np.float32(1e25)  # squares of these overflow

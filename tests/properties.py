@@ -22,7 +22,10 @@ Arrays = tuple[Array | None, ...]
 SUMS = ("conv", "locally_connected", "linear")  # sums of products, which are wider than small integers
 HANDED_OVER = {  # what the forward returns on request, and the backward takes
     "max_pool": ("return_indices", ("indices",)),
-    "_norm": ("return_statistics", ("mean", "rstd")),
+    **dict.fromkeys(
+        ("batch_norm", "group_norm", "instance_norm", "layer_norm"), ("return_statistics", ("mean", "rstd"))
+    ),
+    "rms_norm": ("return_statistics", ("rstd",)),
 }
 
 

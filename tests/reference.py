@@ -502,13 +502,50 @@ def linear_source(o: int, size: int, out: int, scale: float | None, align_corner
     return lower, source - lower
 
 
-def interpolation_terms(size: int, out: int, scale: float | None, mode: str, align_corners: bool) -> Terms:
+def filter_weight(distance: float, coefficient: float | None) -> float:
+    """The weight of an input at a distance: by Keys's cubic with its coefficient a, or linear where that is None."""
+    t, a = abs(distance), coefficient
+    if a is None:
+        return max(1 - t, 0.0)
+    if t <= 1:
+        return (a + 2) * t**3 - (a + 3) * t**2 + 1
+    return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
+
+
+def filtered_terms(
+    size: int, out: int, scale: float | None, align_corners: bool, cubic: bool, antialias: bool
+) -> Terms:
+    """The terms of a cubic filter, or of any with antialiasing, over all inputs that it could reach.
+
+    As in PyTorch: without antialiasing inputs beyond the borders are those at the borders, with it there are none; an
+    axis that keeps its size is copied with antialiasing alone; and positions with it are from border to border.
+    """
+    step = 1 / scale if scale and not (antialias and out == size) else size / out
+    if align_corners:
+        step = (size - 1) / (out - 1) if out > 1 else 0.0
+    stretch = max(step, 1.0) if antialias else 1.0
+    coefficient = (-0.5 if antialias else -0.75) if cubic else None
+    terms = []
+    for o in range(out):
+        source = o * step if align_corners and not antialias else (o + 0.5) * step - 0.5
+        inputs = range(size) if antialias else range(math.floor(source) - 1, math.floor(source) + 3)
+        weights = {i: filter_weight((i - source) / stretch, coefficient) for i in inputs}
+        total = sum(weights.values())
+        terms += [(o, min(max(i, 0), size - 1), weight / total) for i, weight in weights.items() if weight]
+    return terms
+
+
+def interpolation_terms(
+    size: int, out: int, scale: float | None, mode: str, align_corners: bool, antialias: bool = False
+) -> Terms:
     """One axis of an interpolation; a given scale, not size / out, steps through the input."""
     if mode == "area":
         spans = [adaptive_span(o, size, out) for o in range(out)]
         return [(o, i, 1 / len(span)) for o, span in enumerate(spans) for i in span]
     if mode.startswith("nearest"):
         return [(o, nearest_source(o, size, out, scale, mode), 1) for o in range(out)]
+    if antialias or mode.endswith("cubic"):
+        return filtered_terms(size, out, scale, align_corners, mode.endswith("cubic"), antialias)
     terms = []
     for o in range(out):
         i, upper = linear_source(o, size, out, scale, align_corners)
@@ -531,13 +568,14 @@ def interpolate(
     scale_factor: Sequence[float] | None = None,
     mode: str = "nearest",
     align_corners: bool = False,
+    antialias: bool = False,
 ) -> Array:
     """y [N, C, *out] of x [N, C, *in]; out is size, or floor(in x scale_factor)."""
     y = wide(x)
     scales = [None] * (x.ndim - 2) if scale_factor is None else scale_factor
     for axis, scale in enumerate(scales, start=2):
         out = size[axis - 2] if size is not None else math.floor(x.shape[axis] * (scale or 1))
-        y = weighted(y, axis, out, interpolation_terms(x.shape[axis], out, scale, mode, align_corners))
+        y = weighted(y, axis, out, interpolation_terms(x.shape[axis], out, scale, mode, align_corners, antialias))
     return y
 
 
@@ -547,12 +585,13 @@ def interpolate_backward(
     scale_factor: Sequence[float] | None = None,
     mode: str = "nearest",
     align_corners: bool = False,
+    antialias: bool = False,
 ) -> Array:
     """gx [N, C, *sizes] of grad [N, C, *out]."""
     gx = wide(grad)
     scales = [None] * len(sizes) if scale_factor is None else scale_factor
     for axis, (size, scale) in enumerate(zip(sizes, scales, strict=True), start=2):
-        terms = interpolation_terms(size, grad.shape[axis], scale, mode, align_corners)
+        terms = interpolation_terms(size, grad.shape[axis], scale, mode, align_corners, antialias)
         gx = weighted(gx, axis, size, [(i, o, weight) for o, i, weight in terms])
     return gx
 

@@ -190,6 +190,29 @@ def layer_norm_backward(
     return row_norm_backward(grad, x, rows, weight, tuple(range(x.ndim - len(normalized_shape))), eps)
 
 
+def rms_norm(
+    x: Array, normalized_shape: Sequence[int], weight: Array | None = None, bias: None = None, eps: float = 1e-5
+) -> tuple[Array, Array]:
+    """(y, rstd) of x [*leading, *normalized_shape]; rstd is [*leading]."""
+    axes = tuple(range(x.ndim - len(normalized_shape), x.ndim))
+    rstd = 1 / np.sqrt((wide(x) ** 2).mean(axis=axes) + eps)
+    return wide(x) * rstd.reshape(*rstd.shape, *[1] * len(axes)) * wide(weight, 1.0), rstd
+
+
+def rms_norm_backward(
+    grad: Array, x: Array, normalized_shape: Sequence[int], weight: Array | None = None, eps: float = 1e-5
+) -> tuple[Array, Array, None]:
+    """(gx, gw, None) node by node: y = x * rstd * weight, rstd = square ** -1/2, square = mean(x * x) + eps."""
+    axes = tuple(range(x.ndim - len(normalized_shape), x.ndim))
+    normal, rstd = rms_norm(x, normalized_shape, eps=eps)
+    rstd = rstd.reshape(*rstd.shape, *[1] * len(axes))
+    grad_normal = wide(grad) * wide(weight, 1.0)
+    grad_rstd = (grad_normal * wide(x)).sum(axis=axes, keepdims=True)
+    grad_square = -0.5 * rstd**3 * grad_rstd
+    gx = grad_normal * rstd + 2 * wide(x) * grad_square / math.prod(normalized_shape)
+    return gx, (wide(grad) * normal).sum(axis=tuple(range(x.ndim - len(axes)))), None
+
+
 def group_rows(x: Array, groups: int) -> tuple[int, int]:
     """The number of rows of x [N, C, *spatial] and their length."""
     return x.shape[0] * groups, math.prod(x.shape[1:]) // groups
@@ -254,6 +277,41 @@ def instance_norm_backward(
     if use_input_stats:
         return group_norm_backward(grad, x, x.shape[1], weight, eps)
     return batch_norm_backward_graph(grad, x, running_mean, running_var, weight, False, eps)
+
+
+# --- Local response norm ------------------------------------------------------------------------
+
+
+def local_response_norm(x: Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:
+    """x [N, C, *spatial] over the power of its squares, window by window of channels."""
+    y = np.empty(x.shape)
+    for c in range(x.shape[1]):
+        y[:, c] = wide(x[:, c]) / _response(x, c, size, alpha, k) ** beta
+    return y
+
+
+def local_response_norm_backward(
+    grad: Array, x: Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Array:
+    """Scattered: what each output sends to each channel of its window."""
+    gx = np.zeros(x.shape)
+    for c in range(x.shape[1]):
+        base, g = _response(x, c, size, alpha, k), wide(grad[:, c])
+        gx[:, c] += g * base**-beta
+        of_base = -beta * g * wide(x[:, c]) * base ** (-beta - 1)
+        for other in _window(x, c, size):
+            gx[:, other] += of_base * 2 * alpha / size * wide(x[:, other])
+    return gx
+
+
+def _window(x: Array, c: int, size: int) -> range:
+    first = c - size // 2
+    return range(max(first, 0), min(first + size, x.shape[1]))
+
+
+def _response(x: Array, c: int, size: int, alpha: float, k: float) -> Array:
+    squares = [wide(x[:, other]) ** 2 for other in _window(x, c, size)]
+    return k + alpha / size * np.sum(squares, axis=0)
 
 
 # --- Softmax and cross entropy ------------------------------------------------------------------

@@ -36,7 +36,7 @@ def compile_ahead(
     """
     from gpucnn.backends import backend_named
     from gpucnn.backends.cuda.launch.dry_run import DryRun
-    from gpucnn.backends.cuda.launch.listening import listening
+    from gpucnn.backends.listening import listening
 
     runtime: Any = backend_named(backend).runtime  # type: ignore[attr-defined]
     dry = DryRun(runtime)

@@ -140,8 +140,10 @@ def _numpy_backend() -> Backend:
 @cache
 def _compiled_backend() -> Backend:
     from gpucnn.backends.cpu import CompiledBackend, builds
+    from gpucnn.backends.cpu.replays import CompiledReplays
 
     builds.load_all(dtypes=builds.FIRST)
+    REPLAYERS[np.ndarray] = CompiledReplays(_cpu_backend)
     return CompiledBackend()
 
 
@@ -165,10 +167,10 @@ def _cupy_backend() -> Backend:
 def _with_replays(runtime: Any) -> Backend:
     """The CUDA backend over `runtime`, with replays of recorded calls on its arrays."""
     from gpucnn.backends.cuda import CudaBackend
-    from gpucnn.backends.cuda.launch.replays import Replays
+    from gpucnn.backends.cuda.launch.replays import DeviceReplays
 
     backend = _NATIVE[runtime.xp.ndarray] = CudaBackend(runtime)
-    REPLAYERS[runtime.xp.ndarray] = Replays(runtime)
+    REPLAYERS[runtime.xp.ndarray] = DeviceReplays(runtime)
     return backend
 
 

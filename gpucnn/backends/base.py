@@ -96,6 +96,12 @@ class Backend(ABC):
         Any other memory order of `like` gives C order.
         """
 
+    def zeros(self, shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
+        """An array of zeros in C order, on the device of `on`."""
+        array = self.empty(shape, dtype, on)
+        array[...] = 0
+        return array
+
     def empty_weight(self, shape: tuple[int, ...], dtype: Any, x: Array) -> Array:
         """An uninitialised array for the gradient of a weight [OC, C / groups, *k], which images x [N, C, *] meet.
 

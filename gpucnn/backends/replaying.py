@@ -1,33 +1,136 @@
-"""Hook through which a backend intercepts public calls, before any argument is read, and replays recorded ones.
+"""Recorded calls: replays of public operations whose every effect is a new array or a launch of a kernel.
 
-A backend whose calls cost more host time than device time records each call and replays it. This module only passes
-the calls on; `gpucnn.backends.cuda.launch.replays` records them.
+A backend registers `Replays` for its type of array. They see each call of a `replayed` operation before any argument
+is read. The first call of a form, with arrays of these shapes, strides and dtypes and with these other arguments, runs
+normally and is recorded; a later one of this form costs a look-up, its allocations and its launches. Checks, geometry,
+the choice of an algorithm and views are not repeated: they depend on the form alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
 from functools import wraps
 from inspect import signature
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import numpy as np
+
+from gpucnn.backends.listening import this_thread
+from gpucnn.numerics import choices
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Array = Any
+Replay = Callable[[Sequence[Array]], Any]
+"""Function of a call's arrays that returns its result; NotImplemented where it does not serve for these arrays."""
+
+MAX_KEPT = 4096  # forms of calls; beyond it all are dropped, for programs whose sizes never recur
+MAX_CONSTANT_BYTES = 64 << 20  # of the tables that they read; beyond it all are dropped as well
+
+_SCALARS = frozenset({int, float, bool, str, type(None)})
+_INTS, _BOOLS = frozenset({int}), frozenset({bool})
+_NEW: Any = object()  # in place of the replay of a form that is not kept
 
 
-class Replayer(Protocol):
-    """Runner of the calls on one type of array."""
+class Recorded(NamedTuple):
+    """The result of a call that was recorded, and what serves for later ones."""
+
+    result: Any
+    replay: Replay | None = None
+    constant_bytes: int = 0
+    is_final: bool = True  # whether a later call of this form would be recorded as the same
+
+
+class Replays(ABC):
+    """The recorded calls on one type of array.
+
+    Attributes
+    ----------
+    kept : dict
+        The replay of each form of call; None where it cannot be replayed.
+    """
+
+    def __init__(
+        self, array: type, form: Callable[[Array], Hashable], backend: Callable[[], Hashable] = lambda: None
+    ) -> None:
+        """`form` gives all that calls depend on of an array, `backend` the one of several that computes on them."""
+        self._array, self._form, self._backend = array, form, backend
+        self.kept: dict[Hashable, Replay | None] = {}
+        self._constant_bytes = 0
+
+    @abstractmethod
+    def record(self, arrays: Sequence[Array], call: Callable[[], Any], out: Array | None) -> Recorded:
+        """Run a call on `arrays`, of which `out` may be one, and record it."""
+
+    def learn(self, replay: Replay, arrays: Sequence[Array]) -> None:
+        """Take note that the operation itself accepted arrays for which a replay did not serve."""
+        raise NotImplementedError
 
     def __call__(self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """Run the call, with the result of ``operation(*arguments, **named)``."""
+        """Call the operation, or replay it: the result is that of ``operation(*arguments, **named)``."""
+        arrays: list[Array] = []
+        key = None if this_thread.listener is not None else self._key(operation, arguments, named, arrays)
+        if key is None:
+            return operation(*arguments, **named)
+        replay = self.kept.get(key, _NEW)
+        if replay is _NEW:
+            return self._recorded(key, arrays, lambda: operation(*arguments, **named), named.get("out"))
+        if replay is None:
+            return operation(*arguments, **named)
+        result = replay(arrays)
+        if result is NotImplemented:
+            result = operation(*arguments, **named)
+            self.learn(replay, arrays)
+        return result
+
+    def _key(
+        self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], arrays: list[Array]
+    ) -> Hashable | None:
+        """The form of a call, whose arrays are appended to `arrays`; None where an argument has an unsupported type."""
+        key: list[Any] = [operation, choices(), self._backend()]
+        values: Any = arguments
+        if named:
+            key += named
+            values = (*arguments, *named.values())
+        kind_of_array, form = self._array, self._form
+        for value in values:
+            kind = type(value)
+            if kind is kind_of_array:
+                key.append(form(value))
+                arrays.append(value)
+            elif kind in _SCALARS:  # with its type: 1, 1.0 and True are equal but not the same
+                key += (kind, value)
+            elif kind is tuple and (_INTS.issuperset(map(type, value)) or all(map(_is_ints, value))):
+                key.append(value)
+            elif (kind is tuple and _BOOLS.issuperset(map(type, value))) or kind is type or isinstance(value, np.dtype):
+                key += (kind, value)
+            else:
+                return None
+        return tuple(key)
+
+    def _recorded(self, key: Hashable, arrays: Sequence[Array], call: Callable[[], Any], out: Array | None) -> Any:
+        """The call's result; its replay is kept once it is final."""
+        recorded = self.record(arrays, call, out)
+        if recorded.is_final:
+            self._constant_bytes += recorded.constant_bytes
+            if len(self.kept) >= MAX_KEPT or self._constant_bytes > MAX_CONSTANT_BYTES:
+                self.kept.clear()
+                self._constant_bytes = recorded.constant_bytes
+            self.kept[key] = recorded.replay
+        return recorded.result
 
 
-REPLAYERS: dict[type, Replayer] = {}
-"""Replayers by the exact type of an operation's first array."""
+def _is_ints(value: Any) -> bool:
+    return type(value) is tuple and _INTS.issuperset(map(type, value))
+
+
+REPLAYERS: dict[type, Replays] = {}
+"""Replays by the exact type of an operation's first array."""
 
 
 def replayed(operation: Callable[P, R], first: int = 0) -> Callable[P, R]:
-    """`operation`, whose argument number `first` is an array, with its calls passed to the array type's replayer.
+    """`operation`, whose argument number `first` is an array, with its calls passed to the replays of the array's type.
 
     Only for operations whose every effect is a launch or a new array, for any arguments: other effects are not
     replayed. The launches may depend on shapes, strides, dtypes, plain parameters and the choices of `gpucnn.numerics`,
@@ -37,10 +140,10 @@ def replayed(operation: Callable[P, R], first: int = 0) -> Callable[P, R]:
 
     @wraps(operation)
     def call(*arguments: P.args, **named: P.kwargs) -> R:
-        replayer = REPLAYERS.get(type(arguments[first] if len(arguments) > first else named.get(name)))
-        if replayer is None:
+        replays = REPLAYERS.get(type(arguments[first] if len(arguments) > first else named.get(name)))
+        if replays is None:
             return operation(*arguments, **named)
-        result: R = replayer(operation, arguments, named)
+        result: R = replays(operation, arguments, named)
         return result
 
     return call

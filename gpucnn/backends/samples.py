@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-from math import lcm
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,43 +48,50 @@ def matrix(axis: InterpolationAxis, dtype: Any, *, adjoint: bool) -> Matrix:
     return Matrix(starts, found.rows[order], found.weights[order])
 
 
+def located(axis: InterpolationAxis) -> tuple[Ints, Floats]:
+    """The floor [out] of each output's position, with the rounding, and what is beyond it [out], in [0, 1)."""
+    outputs, first, parts = np.arange(axis.out), axis.first + axis.rounding, axis.parts
+    if parts:
+        low, beyond = np.divmod(outputs * int(axis.scale * parts) + int(first * parts), parts)
+        return low, beyond / parts
+    position = axis.positions(outputs) + float(axis.rounding)
+    whole = np.floor(position)
+    return whole.astype(np.int64), position - whole
+
+
 def nearest(axis: InterpolationAxis) -> Ints:
     """The input [out] that each output of an axis copies."""
-    outputs, last = np.arange(axis.out), axis.size - 1
-    if isinstance(axis.scale, float):
-        rounded: Ints = np.clip(np.floor(axis.positions(outputs)), 0, last).astype(np.int64)
-        return rounded
-    step, first = axis.scale, axis.centre * axis.scale - Fraction(axis.shift)
-    parts = lcm(step.denominator, first.denominator)
-    return np.clip((outputs * int(step * parts) + int(first * parts)) // parts, 0, last)
+    low, beyond = located(axis)
+    if not axis.parts:  # the rounding of 1 / 3.7 moves no sample: 37 / 3.7 is 10
+        low = low + (beyond >= 1 - axis.size * 2.0**-40)
+    return np.clip(low, 0, axis.size - 1)
 
 
 def blended(axis: InterpolationAxis) -> tuple[Ints, Ints, Floats]:
     """The inputs [out] below and above each output's position, and the weight [out] of the one above."""
+    floors, beyond = located(axis)
     last = axis.size - 1
-    position = np.maximum(axis.positions(np.arange(axis.out)), 0.0)
-    low = np.minimum(position, last).astype(np.int64)
-    return low, np.minimum(low + 1, last), np.minimum(position - low, 1.0)
+    low = np.clip(floors, 0, last)
+    return low, np.minimum(low + 1, last), np.clip(floors - low + beyond, 0.0, 1.0)
 
 
 def filtered(axis: InterpolationAxis, filter: Filter) -> Matrix:
     """The matrix [out, size] of a filter, in float64: its weights divided by their sum in each row."""
-    outputs = np.arange(axis.out)
-    position = axis.positions(outputs)
-    begin = np.floor(position - filter.radius * filter.stretch).astype(np.int64) + 1
+    floors, beyond = located(axis)
+    begin = np.floor(beyond - filter.radius * filter.stretch).astype(np.int64) + 1 + floors
     end = begin + filter.taps
     if filter.excludes_outside:
         begin, end = np.clip(begin, 0, axis.size), np.clip(end, 0, axis.size)
     starts = np.concatenate([[0], np.cumsum(end - begin)])
-    rows = np.repeat(outputs, end - begin)
+    rows = np.repeat(np.arange(axis.out), end - begin)
     columns = np.arange(starts[-1]) + (begin - starts[:-1])[rows]
-    weights = _weights((columns - position[rows]) / filter.stretch, filter)
+    weights = _weights((columns - floors[rows] - beyond[rows]) / filter.stretch, filter)
     sums = np.bincount(rows, weights, axis.out)
     weights /= np.where(sums == 0, 1, sums)[rows]
-    columns = np.clip(columns, 0, axis.size - 1)
     if filter.excludes_outside:
         return Matrix(starts, columns, weights)
-    firsts = np.flatnonzero(np.diff(rows, prepend=-1) | np.diff(columns, prepend=-1))  # repeated borders are one input
+    columns = np.clip(columns, 0, axis.size - 1)
+    firsts = np.flatnonzero(np.diff(rows, prepend=-1) | np.diff(columns, prepend=-1))  # a repeated border is one input
     return Matrix(np.searchsorted(firsts, starts), columns[firsts], np.add.reduceat(weights, firsts))
 
 

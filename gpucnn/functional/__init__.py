@@ -17,6 +17,7 @@ from gpucnn.functional.losses import *
 from gpucnn.functional.max_pooling import *
 from gpucnn.functional.normalization import *
 from gpucnn.functional.padding import *
+from gpucnn.functional.response_normalization import *
 from gpucnn.functional.row_normalization import *
 from gpucnn.functional.smooth_activation import *
 from gpucnn.functional.unfolding import *

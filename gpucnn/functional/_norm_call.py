@@ -168,9 +168,9 @@ class NormCall(Call):
             self.update(running, mean.mean(axis=(0, 2, 3)), unbiased.mean(axis=(0, 2, 3)))
         return y, mean, rstd
 
-    def rows(self, shape: Shape4) -> tuple[Array, Array, Array]:
-        """Output, mean and reciprocal standard deviation of layer and group norm."""
-        y, mean, _, rstd = self.forward(NormGeometry(shape, ROW))
+    def rows(self, shape: Shape4, centred: bool = True) -> tuple[Array, Array, Array]:
+        """Output, mean and reciprocal standard deviation of layer, RMS and group norm."""
+        y, mean, _, rstd = self.forward(NormGeometry(shape, ROW, centred))
         return y, mean, rstd
 
     def kept(self, shape: Shape4, running: Running) -> Array:

@@ -37,17 +37,22 @@ def remembered(make: Callable[P, R]) -> Callable[P, R]:
     def recall(*arguments: P.args, **named: P.kwargs) -> R:
         if named:
             return make(*arguments, **named)
-        for argument in arguments:
-            if type(argument) not in _SCALARS and not _is_plain(argument):
+        values: Any = arguments
+        for value in values:
+            kind = type(value)
+            if kind is tuple:
+                if not _INTS.issuperset(map(type, value)) and not all(map(_is_ints, value)):
+                    return make(*arguments, **named)
+            elif kind not in _SCALARS:
                 return make(*arguments, **named)
         return kept(*arguments)
 
     return recall
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether `value` is a tuple of ints, or of tuples of ints, of just these types."""
-    return type(value) is tuple and (_INTS.issuperset(map(type, value)) or all(map(_is_plain, value)))
+def _is_ints(value: Any) -> bool:
+    """Whether `value` is a tuple of ints, of just these types."""
+    return type(value) is tuple and _INTS.issuperset(map(type, value))
 
 
 def is_sequence(value: Any) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from math import ceil, gcd, lcm
+from math import ceil, floor, gcd, lcm
 from typing import Any, NamedTuple
 
 from gpucnn.geometry.caches import kept
@@ -199,18 +199,19 @@ class Filter(NamedTuple):
 
 @dataclass(frozen=True)
 class InterpolationAxis:
-    """One axis of a resampling: output o is at the position ``(o + centre) * scale - shift`` of the input.
+    """One axis of a resampling: output o is at the position ``first + o * scale`` of the input.
 
-    It copies the input at the floor of its position, or with a `filter` blends the inputs around it. Positions before
-    the first input or after the last one are theirs. The scale is not negative.
+    With a `filter` it blends the inputs around its position, without one it copies the input at the floor of its
+    position plus `rounding`. What lies before the first input or after the last one is that input, or nothing: see
+    `Filter`. The scale is not negative.
     """
 
     size: int
     out: int
     scale: Fraction | float = Fraction(1)
-    centre: Fraction = Fraction(0)
-    shift: Fraction | float = Fraction(0)
+    first: Fraction | float = Fraction(0)
     filter: Filter | None = None
+    rounding: Fraction | float = Fraction(0)
 
     @property
     def blends(self) -> bool:
@@ -223,28 +224,46 @@ class InterpolationAxis:
         return 1 if self.filter is None else self.filter.taps
 
     def positions(self, outputs: Any) -> Any:
-        """The positions of `outputs`, an int or an array: floats, which may lie outside of the input."""
-        return (outputs + float(self.centre)) * float(self.scale) - float(self.shift)
+        """The positions of `outputs`, an int or an array, as floats."""
+        return outputs * float(self.scale) + float(self.first)
+
+    @property
+    def parts(self) -> int:
+        """Parts of an input of which all positions, with `rounding`, are multiples; 0 where 63 bits are too few."""
+        scale, first = self.scale, self.first + self.rounding
+        if isinstance(scale, float) or isinstance(first, float):
+            return 0
+        parts = lcm(scale.denominator, first.denominator)
+        return parts if parts * (max(1, self.out - 1) * scale + abs(first) + 1) < 2**63 else 0
+
+    @property
+    def inside(self) -> range:
+        """The outputs whose positions are neither before the first input nor after the last one."""
+        scale, first, last = Fraction(self.scale), Fraction(self.first), self.size - 1
+        if scale == 0:
+            return range(self.out if 0 <= first <= last else 0)
+        return range(max(0, ceil(-first / scale)), min(self.out, floor((last - first) / scale) + 1))
 
     @property
     def is_identity(self) -> bool:
         """Whether each output is the input at its own position."""
         if self.size != self.out or self.size == 1:
             return self.size == self.out
-        first = self.centre - self.shift
-        is_copied = 0 <= first < 1 if self.filter is None else first == 0 and self.filter.stretch == 1
+        is_copied = 0 <= self.first + self.rounding < 1
+        if self.filter is not None:
+            is_copied = self.first == 0 and self.filter.stretch == 1
         return self.scale == 1 and is_copied
 
 
 def nearest_axis(size: int, out: int, factor: float | None, centre: Fraction) -> InterpolationAxis:
     """Output o copies input ``floor((o + centre) * size / out)``, or ``/ factor`` where the caller gave one.
 
-    The ratio of two sizes is taken exactly, and the rounding of ``1 / factor`` moves no sample either: 37 / 3.7 is 10.
-    With a centre of 0, an axis that keeps or doubles its size uses the sizes, not the factor, as in PyTorch.
+    The ratio of two sizes is taken exactly. With a centre of 0, an axis that keeps or doubles its size uses the sizes,
+    not the factor, as in PyTorch.
     """
-    if factor is None or factor * size == out or (centre == 0 and out in (size, 2 * size)):
-        return InterpolationAxis(size, out, Fraction(size, out), centre)
-    return InterpolationAxis(size, out, (1.0 + 2**-40) / factor, centre)
+    by_sizes = factor is None or factor * size == out or (centre == 0 and out in (size, 2 * size))
+    scale = Fraction(size, out) if by_sizes or factor is None else 1.0 / factor
+    return InterpolationAxis(size, out, scale, centre * scale)
 
 
 def filtered_axis(
@@ -252,17 +271,18 @@ def filtered_axis(
 ) -> InterpolationAxis:
     """Output o blends the inputs around its position, by PyTorch's rules.
 
-    With `align_corners` the first and last samples of both grids coincide; without, their borders do. An axis that
-    keeps its size is copied, whatever the factor, but by a cubic filter without `antialias`.
+    With `align_corners` the first and last samples of both grids coincide; without, their borders do, and with
+    `antialias` always. An axis that keeps its size is copied, whatever the factor, but by a cubic filter without
+    `antialias`.
     """
     keeps = out == size and (filter.radius == 1 or antialias)
-    scale = size / out if factor is None or keeps else 1.0 / factor
+    scale = Fraction(size, out) if factor is None or keeps else 1.0 / factor
     if align_corners:
-        scale = (size - 1) / (out - 1) if out > 1 else 0.0
-    centre = Fraction(1, 2) if antialias or not align_corners else Fraction(0)
+        scale = Fraction(size - 1, out - 1) if out > 1 else Fraction(0)
+    first = (scale - 1) / 2 if antialias or not align_corners else Fraction(0)
     if antialias:
-        filter = filter._replace(stretch=max(scale, 1.0), excludes_outside=True)
-    return InterpolationAxis(size, out, scale, centre, centre, filter)
+        filter = filter._replace(stretch=max(float(scale), 1.0), excludes_outside=True)
+    return InterpolationAxis(size, out, scale, first, filter)
 
 
 def resize_axis(
@@ -291,7 +311,7 @@ def resize_axis(
     coordinate_transformation_mode : str
         ``"half_pixel"``, ``"half_pixel_symmetric"``, ``"pytorch_half_pixel"``, ``"align_corners"``, ``"asymmetric"`` or
         ``"tf_crop_and_resize"``. The last reads the region `roi`; what lies outside of the input is that of the border,
-        and not a value of the caller's: `InterpolationAxis.positions` tells which outputs that are.
+        and not a value of the caller's: `InterpolationAxis.inside` are the other outputs.
     nearest_mode : str
         ``"round_prefer_floor"``, ``"round_prefer_ceil"``, ``"floor"`` or ``"ceil"``.
     cubic_coeff_a : float
@@ -319,52 +339,44 @@ def resize_axis(
     Examples
     --------
     >>> axis = resize_axis(4, 8, mode="linear")
-    >>> [axis.positions(o) for o in range(3)]
-    [-0.25, 0.25, 0.75]
+    >>> axis.scale, axis.first, axis.inside
+    (Fraction(1, 2), Fraction(-1, 4), range(1, 7))
     """
     step = Fraction(size, out) if scale is None else 1 / Fraction(scale)
     length = size / step  # the outputs, before their number is rounded
     stretch = max(float(step), 1.0) if antialias else 1.0
-    centre = shift = Fraction(0)
+    first = Fraction(0)
     if coordinate_transformation_mode in ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel"):
-        centre = shift = Fraction(1, 2)
+        first = (step - 1) / 2
         if coordinate_transformation_mode == "half_pixel_symmetric":
-            shift -= (size - out * step) / 2
+            first += (size - out * step) / 2
         elif coordinate_transformation_mode == "pytorch_half_pixel" and length <= 1:
-            step = shift = Fraction(0)
+            first = Fraction(0)
     elif coordinate_transformation_mode == "align_corners":
         step = (size - 1) / (length - 1) if length > 1 else Fraction(0)
     elif coordinate_transformation_mode == "tf_crop_and_resize":
         first, last = (Fraction(edge) * (size - 1) for edge in roi)
         if last < first:
             raise ValueError(f"resize_axis: roi is {roi}, expected an end that is not before the start")
-        step, shift = ((last - first) / (length - 1), -first) if length > 1 else (Fraction(0), -(first + last) / 2)
+        step, first = ((last - first) / (length - 1), first) if length > 1 else (Fraction(0), (first + last) / 2)
     elif coordinate_transformation_mode != "asymmetric":
         raise ValueError(f"resize_axis: there is no coordinate_transformation_mode {coordinate_transformation_mode!r}")
+    axis = InterpolationAxis(size, out, step, first)
     if mode == "nearest":
-        return _rounded_axis(InterpolationAxis(size, out, step, centre, shift), nearest_mode)
+        return _rounded_axis(axis, nearest_mode)
     if mode not in ("linear", "cubic"):
         raise ValueError(f"resize_axis: mode is {mode!r}, expected 'nearest', 'linear' or 'cubic'")
-    filter = Filter(1, 0.0) if mode == "linear" else Filter(2, cubic_coeff_a)
-    filter = filter._replace(stretch=stretch, excludes_outside=exclude_outside)
-    return InterpolationAxis(size, out, float(step), centre, float(shift), filter)
+    filter = Filter(1) if mode == "linear" else Filter(2, cubic_coeff_a)
+    return replace(axis, filter=filter._replace(stretch=stretch, excludes_outside=exclude_outside))
 
 
 def _rounded_axis(axis: InterpolationAxis, nearest_mode: str) -> InterpolationAxis:
-    """The axis whose outputs copy the inputs at their rounded positions.
-
-    Positions are exact where 63 bits are enough for them, else the rounding of floats moves no sample.
-    """
-    modes = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
-    if nearest_mode not in modes:
-        raise ValueError(f"resize_axis: nearest_mode is {nearest_mode!r}, expected one of {', '.join(modes)}")
-    rounds_up = nearest_mode in ("ceil", "round_prefer_floor")  # a half less, rounded up, is half down
-    scale, shift = Fraction(axis.scale), Fraction(axis.shift)
-    if nearest_mode.startswith("round"):
-        shift += Fraction(1, 2) if rounds_up else Fraction(-1, 2)
-    parts = lcm(scale.denominator, (axis.centre * scale - shift).denominator)
-    if parts * axis.size < 2**62 and parts * (axis.out + 1) * scale < 2**62:
-        return replace(axis, shift=shift - Fraction(parts - 1, parts) if rounds_up else shift)
-    if rounds_up:
-        return replace(axis, scale=float(scale) * (1 - 2**-40), shift=float(shift) - (1 - 2**-32))
-    return replace(axis, scale=float(scale) * (1 + 2**-40), shift=float(shift))
+    """The axis whose outputs copy the inputs at their rounded positions."""
+    halves = {"round_prefer_floor": Fraction(-1, 2), "round_prefer_ceil": Fraction(1, 2)}
+    if nearest_mode not in {*halves, "floor", "ceil"}:
+        raise ValueError(f"resize_axis: there is no nearest_mode {nearest_mode!r}")
+    rounding = halves.get(nearest_mode, Fraction(0))
+    if nearest_mode in ("ceil", "round_prefer_floor"):  # rounded up, by a floor
+        parts = replace(axis, rounding=rounding).parts
+        rounding += Fraction(parts - 1, parts) if parts else 1 - Fraction(axis.size, 2**39)
+    return replace(axis, rounding=rounding)

@@ -346,14 +346,16 @@ class NormGeometry:
     batch          [N, C, 1, space]       N, C, P      [1, G, 1, 1]
     instance       [N, C, 1, space]       C, P         [N, G, 1, 1]
     group          [N, G, C / G, space]   C, P         [N, G, 1, 1]
-    layer          [rows, 1, row, 1]      C, P         [N, 1, 1, 1]
+    layer, RMS     [rows, 1, row, 1]      C, P         [N, 1, 1, 1]
     =============  =====================  ===========  =================
 
-    Weight and bias are [1, G, C, 1] in all of them.
+    Weight and bias are [1, G, C, 1] in all of them. A norm that is not `centred` takes 0 for the mean, and so the mean
+    square for the variance: RMS norm, over rows with P = 1.
     """
 
     shape: tuple[int, int, int, int]
     axes: tuple[int, ...]
+    centred: bool = True
 
     @property
     def count(self) -> int:

@@ -1,4 +1,4 @@
-"""Normalisation layers: batch, instance, layer and group norm."""
+"""Normalisation layers: batch, instance, layer, RMS, group and local response norm."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import gpucnn.functional as F
 from gpucnn.functional._family import SPACE
 from gpucnn.geometry.arguments import boolean, integer, integers, is_sequence, number
 from gpucnn.nn._family import Ranked, Weighted
-from gpucnn.nn.module import Array, Parameter
+from gpucnn.nn.module import Array, Module, Parameter
 
 __all__ = [
     "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d",
-    "LayerNorm",
+    "LayerNorm", "LocalResponseNorm", "RMSNorm",
 ]  # fmt: skip
 
 
 class Norm(Weighted):
     """The base of the norms: a scale and a shift, where they are wanted."""
 
-    eps: float
+    eps: float | None
 
     def forward(self, x: Array) -> Array:
         """The normalised x, in its shape."""
@@ -313,10 +313,7 @@ class LayerNorm(RowNorm):
         *,
         dtype: Any = np.float32,
     ) -> None:
-        axes = len(normalized_shape) if is_sequence(normalized_shape) else 1
-        self.normalized_shape = integers("LayerNorm", "normalized_shape", normalized_shape, axes, 1)
-        if not axes:
-            raise ValueError("LayerNorm: normalized_shape is empty, expected at least one axis")
+        self.normalized_shape = _row_shape("LayerNorm", normalized_shape)
         self.eps = number("LayerNorm", "eps", eps, least=0.0)
         self.elementwise_affine = boolean("LayerNorm", "elementwise_affine", elementwise_affine)
         self._set_affine(self.normalized_shape, self.elementwise_affine, bias, dtype)
@@ -325,6 +322,77 @@ class LayerNorm(RowNorm):
         """The arguments."""
         arguments = f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
         return arguments + self._bias_repr()
+
+
+class RMSNorm(Norm):
+    """Divide by the root mean square over the last axes, as ``torch.nn.RMSNorm``.
+
+    Parameters
+    ----------
+    normalized_shape : int or sequence of int
+        The last axes, over which one mean square is taken.
+    eps : float, optional
+        Added to the mean square; by default the machine epsilon of the input's dtype, of float32 for 16-bit inputs.
+    elementwise_affine : bool
+        Scale each element.
+    dtype : dtype
+        Of the weight.
+
+    Attributes
+    ----------
+    weight : Parameter of shape `normalized_shape`, or None
+        At first ones.
+    bias : None
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of another type or out of range.
+
+    See Also
+    --------
+    gpucnn.functional.rms_norm
+
+    References
+    ----------
+    B. Zhang, R. Sennrich, *Root mean square layer normalization*, NeurIPS 2019, arXiv:1910.07467v1.
+
+    Examples
+    --------
+    >>> RMSNorm(2, dtype=np.float64)(np.array([[3.0, 4.0]])).round(3)
+    array([[0.849, 1.131]])
+    """
+
+    def __init__(
+        self,
+        normalized_shape: Any,
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        *,
+        dtype: Any = np.float32,
+    ) -> None:
+        self.normalized_shape = _row_shape("RMSNorm", normalized_shape)
+        self.eps = None if eps is None else number("RMSNorm", "eps", eps, least=0.0)
+        self.elementwise_affine = boolean("RMSNorm", "elementwise_affine", elementwise_affine)
+        self._set_affine(self.normalized_shape, self.elementwise_affine, False, dtype)
+
+    def finished(self, x: Array, residual: Array | None = None, activation: str | None = None) -> Array:
+        """As `Norm.finished`."""
+        arguments = (x, self.normalized_shape, self._arrays()[0], self.eps)
+        y, rstd = F.rms_norm(*arguments, return_statistics=True, residual=residual, activation=activation)
+        self.keep(x, rstd)
+        return y
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the input; that of the weight is accumulated."""
+        x, rstd = self.kept()
+        arguments = (self.normalized_shape, self._arrays()[0], self.eps)
+        grads = F.rms_norm_backward(grad_output, x, *arguments, rstd=rstd, needs=self._needs()[:2])
+        return self._accumulated((*grads, None))
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
 
 
 class GroupNorm(RowNorm):
@@ -402,6 +470,66 @@ class GroupNorm(RowNorm):
         """The arguments."""
         arguments = f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
         return arguments + self._bias_repr()
+
+
+class LocalResponseNorm(Module):
+    """Divide by a power of the squares in neighbouring channels, as ``torch.nn.LocalResponseNorm``.
+
+    Parameters
+    ----------
+    size : int
+        Channels in a window.
+    alpha : float
+        Factor of the mean square.
+    beta : float
+        Exponent.
+    k : float
+        Added before the power.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of another type or out of range.
+
+    See Also
+    --------
+    gpucnn.functional.local_response_norm
+
+    Examples
+    --------
+    >>> LocalResponseNorm(2, alpha=2.0, beta=1.0, k=0.0)(np.array([[[1.0], [2.0]]]))[0, :, 0]
+    array([1. , 0.4])
+    """
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
+        self.size = integer("LocalResponseNorm", "size", size, 1)
+        self.alpha = number("LocalResponseNorm", "alpha", alpha)
+        self.beta = number("LocalResponseNorm", "beta", beta)
+        self.k = number("LocalResponseNorm", "k", k)
+
+    def forward(self, x: Array) -> Array:
+        """The normalised x, in its shape."""
+        self.keep(x)
+        return F.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the input."""
+        (x,) = self.kept()
+        needs = (self.needs_input_grad,)
+        return F.local_response_norm_backward(grad_output, x, self.size, self.alpha, self.beta, self.k, needs=needs)[0]
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+
+def _row_shape(name: str, normalized_shape: Any) -> tuple[int, ...]:
+    """`normalized_shape` as a tuple of at least one int."""
+    axes = len(normalized_shape) if is_sequence(normalized_shape) else 1
+    shape = integers(name, "normalized_shape", normalized_shape, axes, 1)
+    if not axes:
+        raise ValueError(f"{name}: normalized_shape is empty, expected at least one axis")
+    return shape
 
 
 # --- The members of the families --------------------------------------------------------------------------------------

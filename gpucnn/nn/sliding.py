@@ -23,18 +23,18 @@ from gpucnn.nn.convolution import ConvNd, ConvTransposeNd, LocallyConnectedNd
 from gpucnn.nn.keeping import evaluation
 from gpucnn.nn.linear import Linear
 from gpucnn.nn.module import Array, Module
-from gpucnn.nn.normalization import BatchNormNd, GroupNorm, InstanceNormNd, LayerNorm
+from gpucnn.nn.normalization import BatchNormNd, GroupNorm, InstanceNormNd, LayerNorm, LocalResponseNorm, RMSNorm
 from gpucnn.nn.pooling import AdaptiveNd, AvgPoolNd, BedOfNailsNd, LPPoolNd, MaxPoolNd, MaxUnpoolNd, SumPoolNd, Upsample
 
 __all__ = ["SlidingGeometry", "average_map", "crop_map", "dense_map", "prediction_map", "sliding_geometry", "vote_map"]
 
 WINDOWED = (ConvNd, MaxPoolNd, AvgPoolNd, SumPoolNd, LPPoolNd)
-POINTWISE = (ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, GELU, Dropout, Identity, BatchNormNd, Softmax)
+POINTWISE = (ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, GELU, Dropout, Identity, BatchNormNd, Softmax, LocalResponseNorm)
 
 # Why other layers give a different result for a crop of a larger image than for the crop alone
 _REASONS: tuple[tuple[tuple[type[Module], ...], str], ...] = (
     (
-        (LayerNorm, GroupNorm, InstanceNormNd),
+        (LayerNorm, RMSNorm, GroupNorm, InstanceNormNd),
         "it normalises by statistics of all that it is given, and those of a larger image are not those of a crop",
     ),
     ((LocallyConnectedNd,), "it has weights of its own for each position of the input that it was made for"),

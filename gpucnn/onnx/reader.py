@@ -7,7 +7,7 @@ graphs nest to a bound, and every name is defined before it is used. Nothing in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from gpucnn.onnx.tensors import dtype_of, read_tensor
 
 __all__ = ["Description", "parse", "read"]
 
+_ROUNDS = 4  # of writing out: what an operator is defined by may be defined by others
 DEEPEST = 16  # graphs within graphs
 _DEFAULT = ("", "ai.onnx")  # two names of the domain of the standard's operators
 _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings"}  # by AttributeProto's type
@@ -223,8 +224,9 @@ def read(source: Any) -> tuple[Graph, Description]:
     try:
         if not proto.HasField("graph"):
             raise ModelError("is no ONNX model, it has no graph")
-        proto = _without_functions(proto)
-        reader = _Reader(folder, _opsets(proto))
+        opsets = _opsets(proto)
+        reader = _Reader(folder, opsets)
+        proto = _written_out(_without_functions(proto), opsets)
         graph = reader.graph(proto.graph, frozenset(), 0)
         _refuse(reader)
     except ModelError as error:
@@ -249,6 +251,42 @@ def _without_functions(proto: Any) -> Any:
         return inliner.inline_local_functions(proto)
     except Exception as error:  # of the C++ behind it, whose class is not documented
         raise ModelError(f"its functions cannot be put in the place of their calls: {error}") from None
+
+
+def _written_out(proto: Any, opsets: dict[str, int]) -> Any:
+    """The model with nodes that the table lacks written out in others, where the standard defines them by such."""
+    inliner = optional("gpucnn.onnx", "onnx.inliner", "onnx")
+    for _ in range(_ROUNDS):
+        names = {name for name in _missing(proto.graph, opsets, 0) if _has_body(*name, opsets)}
+        if not names or not hasattr(inliner, "inline_selected_functions"):
+            break
+        ids = sorted({(written, op) for domain, op in names for written in (_DEFAULT if not domain else (domain,))})
+        try:
+            proto = inliner.inline_selected_functions(proto, ids, inline_schema_functions=True)
+        except Exception:  # types of its inputs are not known, or this version of onnx writes none out: unsupported
+            break
+    return proto
+
+
+def _missing(graph: Any, opsets: dict[str, int], depth: int) -> Iterator[tuple[str, str]]:
+    """Domains and names of operators that the table lacks."""
+    for node in graph.node:
+        domain = "" if node.domain in _DEFAULT else node.domain
+        if find(domain, node.op_type, opsets.get(domain, 0)) is None:
+            yield domain, node.op_type
+        for attribute in node.attribute if depth < DEEPEST else ():
+            if attribute.type == 5:
+                yield from _missing(attribute.g, opsets, depth + 1)
+
+
+def _has_body(domain: str, name: str, opsets: dict[str, int]) -> bool:
+    """Whether the standard defines an operator by a function of others."""
+    definitions = optional("gpucnn.onnx", "onnx.defs", "onnx")
+    version = opsets.get(domain, 0)
+    if domain == OWN or not 0 < version < 2**31 or not definitions.has(name, version, domain):
+        return False
+    schema = definitions.get_schema(name, version, domain)
+    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 def _refuse(reader: _Reader) -> None:

@@ -306,8 +306,8 @@ struct Room {
   }
 };
 
-// Calls `body(run, targets, channels, line)` for rows of targets of a box, of which channels are innermost: some targets
-// of a run, whose rows of taps are in the room. `line` is where their row begins.
+// Calls `body(run, some, channels, line)` for rows of targets of a box, of which channels are innermost: some targets of
+// a run, whose rows of taps are in the room. `line` is where their row begins.
 template <bool dgrad, class Body>
 INLINE void for_lines(const Params* p, Room& room, index_t group, const scalar_t* from, const Box& box, Body body) {
   index_t hop = hop_of<dgrad>(p), tile = channels_of_tile(p, dgrad ? 1 : p->stride_w, group);

@@ -26,6 +26,9 @@ INLINE Moments about(double count, double centre, double first, double second) {
   return {count, centre + rest, second - first * rest};
 }
 
+// The same values' moments about 0 in place of their mean.
+INLINE Moments about_zero(Moments m) { return {m.count, 0, m.square + m.count * m.mean * m.mean}; }
+
 // About a quarter of the values of a piece. Their mean is as good a centre as that of all: it is at most twice the
 // standard deviation away from it, so that the sum of squares about it is at most five times that about the mean.
 INLINE Runs sample_of(Runs runs) {
@@ -68,7 +71,8 @@ constexpr scalar_t LEAST_VARIANCE = limits::min() / limits::epsilon(), MOST_VARI
 INLINE bool fits(scalar_t var, scalar_t eps) { return var + eps >= LEAST_VARIANCE && var + eps <= MOST_VARIANCE; }
 
 // The statistic of values whose squares leave the range of SCALAR, from values times a power of two.
-__attribute__((noinline)) static Statistic scaled_statistic(const scalar_t* x, Runs runs, scalar_t eps, Moments found) {
+__attribute__((noinline)) static Statistic scaled_statistic(const scalar_t* x, Runs runs, scalar_t eps, Moments found,
+                                                            bool centred) {
   double far = std::ldexp(1.0, 3 * limits::max_exponent / 4), count = double(runs.count * runs.length);
   bool is_small = found.square / count + eps < LEAST_VARIANCE;
   double before = is_small ? 1 : 1 / far, after = is_small ? far : 1;  // the mean is subtracted in between
@@ -86,6 +90,7 @@ __attribute__((noinline)) static Statistic scaled_statistic(const scalar_t* x, R
       first += run_first;
       second += run_second;
     }
+    if (!centred) first = 0;
   }
   double rest = first / count, scale = before * after, square = (second - first * rest) / count;
   square = square < 0 ? 0 : square;
@@ -94,11 +99,11 @@ __attribute__((noinline)) static Statistic scaled_statistic(const scalar_t* x, R
   return {mean, var, scalar_t(scale / std::sqrt(square + eps * scale * scale))};
 }
 
-// The statistic of the values x, of which `found` are the moments.
-INLINE Statistic statistic(const scalar_t* x, Runs runs, double eps, Moments found) {
+// The statistic of the values x, of which `found` are the moments: about 0 where they are not `centred`.
+INLINE Statistic statistic(const scalar_t* x, Runs runs, double eps, Moments found, bool centred = true) {
   double square = found.square < 0 ? 0 : found.square;
   scalar_t var = scalar_t(square * (1 / found.count));
-  if (!fits(var, scalar_t(eps))) return scaled_statistic(x, runs, scalar_t(eps), found);
+  if (!fits(var, scalar_t(eps))) return scaled_statistic(x, runs, scalar_t(eps), found, centred);
   return {scalar_t(found.mean), var, reciprocal(var, scalar_t(eps))};
 }
 
@@ -147,22 +152,30 @@ struct Backward : Forward<ACTIVATION> {
   }
 };
 
-// Call f with what becomes of each value: forward without `grad_y`, backward with it.
+// Call f<ACTIVATION>().
 template <class F>
-INLINE void with_activation(index_t activation, double negative_slope, const scalar_t* grad_y, const scalar_t* x,
+INLINE void with_constant(index_t activation, F f) {
+  if (activation == NO_ACTIVATION) f.template operator()<NO_ACTIVATION>();
+  if (activation == RELU) f.template operator()<RELU>();
+  if (activation == LEAKY_RELU) f.template operator()<LEAKY_RELU>();
+  if (activation == RELU6) f.template operator()<RELU6>();
+}
+
+// Call f with what becomes of each value forward.
+template <class F>
+INLINE void with_forward(index_t activation, double slope, const scalar_t* x, const scalar_t* residual, scalar_t* y,
+                         F f) {
+  with_constant(activation, [&]<int ACTIVATION>() LAMBDA { f(Forward<ACTIVATION>{x, residual, y, scalar_t(slope)}); });
+}
+
+// As above, or backward if there is a `grad_y`.
+template <class F>
+INLINE void with_activation(index_t activation, double slope, const scalar_t* grad_y, const scalar_t* x,
                             const scalar_t* residual, scalar_t* y, F f) {
-  auto call = [&]<int ACTIVATION>() LAMBDA {
-    Forward<ACTIVATION> forward = {x, residual, y, scalar_t(negative_slope)};
-    if (grad_y) {
-      f(Backward<ACTIVATION>{forward, grad_y});
-    } else {
-      f(forward);
-    }
-  };
-  if (activation == NO_ACTIVATION) call.template operator()<NO_ACTIVATION>();
-  if (activation == RELU) call.template operator()<RELU>();
-  if (activation == LEAKY_RELU) call.template operator()<LEAKY_RELU>();
-  if (activation == RELU6) call.template operator()<RELU6>();
+  if (!grad_y) return with_forward(activation, slope, x, residual, y, f);
+  with_constant(activation, [&]<int ACTIVATION>() LAMBDA {
+    f(Backward<ACTIVATION>{{x, residual, y, scalar_t(slope)}, grad_y});
+  });
 }
 
 // The gradient rstd * (g - share_g - h * share_gh) with g = grad_y * weight and h = (x - mean) * rstd.

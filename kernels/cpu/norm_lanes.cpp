@@ -141,7 +141,7 @@ KERNEL norm_lanes_forward(const Params* p, const scalar_t* x, const scalar_t* we
   lane_moments(x + place.start, place.strip, lane_mean, square, room);
   store_statistics(p, x, place, lane_mean, square, mean, var, rstd);
   if (!y) return;
-  with_activation(p->activation, p->negative_slope, nullptr, x, residual, y, [&](auto op) LAMBDA {
+  with_forward(p->activation, p->negative_slope, x, residual, y, [&](auto op) LAMBDA {
     normalise(p, op, place, mean, rstd, weight, bias, room);
   });
 }

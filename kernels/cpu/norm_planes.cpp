@@ -29,6 +29,11 @@ INLINE void for_channels(const Params* p, index_t number, F f) {
   }
 }
 
+// A function of its own: compiled once, not for each activation.
+__attribute__((noinline)) static Statistic statistic_of(const scalar_t* x, Runs runs, double eps) {
+  return statistic(x, runs, eps, moments(x, runs));
+}
+
 template <class Become>
 INLINE void become(Become op, index_t at, index_t length, scalar_t mean, scalar_t scale, scalar_t shift) {
   for_vectors(length, [&]<class V>(index_t i) LAMBDA {
@@ -42,10 +47,10 @@ KERNEL norm_planes_forward(const Params* p, const scalar_t* x, const scalar_t* w
                            scalar_t* workspace, int64_t item) {
   Range part = part_of(statistics(p), item, p->items);
   Runs runs = runs_of(p);
-  with_activation(p->activation, p->negative_slope, nullptr, x, residual, y, [&](auto op) LAMBDA {
+  with_forward(p->activation, p->negative_slope, x, residual, y, [&](auto op) LAMBDA {
     for (index_t s = part.begin; s < part.end; s++) {
       const scalar_t* values = x + s * runs.length;
-      Statistic found = statistic(values, runs, p->eps, moments(values, runs));
+      Statistic found = statistic_of(values, runs, p->eps);
       mean[s] = found.mean, var[s] = found.var, rstd[s] = found.rstd;
       if (!y) continue;
       for_channels(p, s, [&](index_t c, index_t at) LAMBDA {

@@ -1,5 +1,5 @@
-// Norms of rows x [N, G, C] with statistics of (n, g), and weights and biases of (g, c): layer norm, and group norm
-// without positions. A row is read for its sums, and again from the cache.
+// Norms of rows x [N, G, C] with statistics of (n, g), and weights and biases of (g, c): layer and RMS norm, and group
+// norm without positions. A row is read for its sums, and again from the cache.
 #include "norm.hpp"
 
 struct Params {
@@ -7,6 +7,7 @@ struct Params {
   index_t activation;
   double negative_slope;
   double eps;
+  index_t centred;  // 0 for a mean of 0
   index_t items;
 };
 
@@ -30,10 +31,11 @@ KERNEL norm_rows_forward(const Params* p, const scalar_t* x, const scalar_t* wei
                          scalar_t* workspace, int64_t item) {
   Range rows = part_of(p->n * p->g, item, p->items);
   Runs run = {1, 0, p->c};
-  with_activation(p->activation, p->negative_slope, nullptr, x, residual, y, [&](auto op) LAMBDA {
+  with_forward(p->activation, p->negative_slope, x, residual, y, [&](auto op) LAMBDA {
     for (index_t row = rows.begin; row < rows.end; row++) {
       const scalar_t* values = x + row * p->c;
-      Statistic found = statistic(values, run, p->eps, moments(values, run));
+      Moments all = moments(values, run);
+      Statistic found = statistic(values, run, p->eps, p->centred ? all : about_zero(all), p->centred);
       mean[row] = found.mean, var[row] = found.var, rstd[row] = found.rstd;
       if (y) become(p, op, row, found.mean, found.rstd, weight, bias);
     }
@@ -179,6 +181,7 @@ KERNEL norm_rows_backward(const Params* p, const scalar_t* grad_y, const scalar_
         if (rows == 4) block_sums<4>(op, block, length, of_group, column_g, column_gh, found);
         if (rows == 1) block_sums<1>(op, block, length, of_group, column_g, column_gh, found);
         for (index_t r = 0; op.y && r < rows; r++) {
+          if (!p->centred) found[r].g = 0;
           row_gradient(op.at(r * stride), length, centre[r], scale[r], of_group, found[r]);
         }
         n += rows;
@@ -197,6 +200,7 @@ KERNEL norm_rows_shares(const Params* p, const scalar_t* grad_y, const scalar_t*
   for (index_t row = rows.begin; row < rows.end; row++) {
     index_t at = row * p->c;
     store_shares(grad_y + at, x + at, weight + row % p->g * p->c, p->c, mean[row], rstd[row], of_h + row, shift + row);
+    if (!p->centred) shift[row] = 0;
   }
 }
 

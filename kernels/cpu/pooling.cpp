@@ -29,6 +29,7 @@ struct Params {
 
 constexpr int MAX_ROWS = 8;  // of one pass: each reads and writes the row of results
 
+// DOUBLED, REPEATED and COPIED are of sums alone: of the gradient of average pooling.
 enum Way { BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED, SINGLE, DIRECT, COPIED };
 
 struct Reads {
@@ -90,13 +91,16 @@ struct Pooling {
 
   index_t lanes() const { return p->channels_last ? p->c : 1; }
 
+  // What is divided, as in Params: nothing of maxima, for which no division is compiled.
+  index_t divides() const { return Op::IS_SUM ? p->divides : 0; }
+
   // Rows with their margins, divided where that is asked for: `block` of them, from row (d, h) of a plane on.
   const scalar_t* prepared(const scalar_t* plane, index_t d, index_t h) const {
     plane += d * p->x_d + h * p->x_h;
     if (!p->margin) return plane;
     for (index_t i = 0; i < p->block; i++, plane += p->x_h) {
       scalar_t* to = margins + i * p->margin + p->low * lanes();
-      if (p->divides == 1)
+      if (divides() == 1)
         divided(plane, divisors.d[d] * divisors.h[h + i], to);
       else
         over(p->w, [&](auto width, index_t w) { write(to + w, read<Values<width>>(plane + w)); });
@@ -201,7 +205,7 @@ struct Pooling {
   }
 
   void channels_last(const scalar_t* row, Row to, label_t label) const {
-    index_t pitch = p->divides == 1 ? p->c : p->x_w;
+    index_t pitch = divides() == 1 ? p->c : p->x_w;
     for (index_t o = 0; o < p->ow; o++) {
       index_t first = w_reads.first[o], count = w_reads.count[o];
       Row target = {to.values + o * p->c, to.labels + o * p->c};
@@ -235,9 +239,9 @@ struct Pooling {
       channels_last(row, to, label);
     else if (p->way == BY_TABLE)
       by_table(row, to, label);
-    else if (p->way == DOUBLED)
+    else if (Op::IS_SUM && p->way == DOUBLED)
       doubled(row, to);
-    else if (p->way == REPEATED)
+    else if (Op::IS_SUM && p->way == REPEATED)
       over(p->ow, [&](auto width, index_t o) { write(to.values + o, *row + Values<width>{}); });
     else if (p->taps == 2)
       regular<2>(row, to, label);
@@ -282,8 +286,9 @@ struct Pooling {
       if (!depth || !height) fill(target.values, target.values + p->ow, Op::NOTHING);
       for (index_t i = 0; height && i < depth; i++) {
         Rows rows = {{planes[i].values + from, planes[i].labels + from}, p->h_step * p->pitch};
+        Row few[] = {rows[0], rows[1], rows[2]};
         if (height <= 3)
-          reduce_rows<Op>(rows, int(height), i == 0, target, p->ow);
+          reduce_rows<Op>(few, int(height), i == 0, target, p->ow);
         else
           reduce_in_passes<Op>(rows, height, i == 0, target, p->ow);
       }
@@ -300,7 +305,7 @@ struct Pooling {
       constexpr int L = decltype(width)::value;
       auto reduced = taps[0].template at<Op, L>(i);
       for (int k = 1; k < count; k++) reduced.update(taps[k].template at<Op, L>(i));
-      if (p->divides) reduced.value /= divisor;
+      if (divides()) reduced.value /= divisor;
       write(y + offset + i, reduced.value);
       if constexpr (Op::LABELLED) write_indices<L>(indices + offset + i, reduced.label);
     });
@@ -308,7 +313,7 @@ struct Pooling {
 
   // A row of y, channels last.
   void direct_row(const scalar_t* plane, index_t offset, index_t od, index_t oh) const {
-    scalar_t outer = p->divides ? divisors.d[od] * divisors.h[oh] : 1;
+    scalar_t outer = divides() ? divisors.d[od] * divisors.h[oh] : 1;
     for (index_t o = 0; o < p->ow; o++, offset += p->c) {
       Tap taps[MAX_DIRECT];
       int count = 0;
@@ -316,7 +321,7 @@ struct Pooling {
         for (index_t j = 0, h = h_reads.first[oh]; j < h_reads.count[oh]; j++, h += p->h_step)
           for (index_t k = 0, w = w_reads.first[o]; k < w_reads.count[o]; k++, w += p->w_step)
             taps[count++] = {plane + d * p->x_d + h * p->x_h + w * p->x_w, label_t((d * p->h + h) * p->w + w)};
-      scalar_t divisor = p->divides ? outer * divisors.w[o] : 1;
+      scalar_t divisor = divides() ? outer * divisors.w[o] : 1;
       if (count == 4)
         reduce_taps<4>(taps, count, offset, divisor);
       else if (count == 9)
@@ -340,7 +345,7 @@ struct Pooling {
       index_t w = w_reads.first[o];
       const scalar_t* source = plane + d * p->x_d + h * p->x_h + w * p->x_w;
       if (source != held) {
-        scalar_t divisor = p->divides ? divisors.d[d] * divisors.h[h] * divisors.w[w] : 1;
+        scalar_t divisor = divides() ? divisors.d[d] * divisors.h[h] * divisors.w[w] : 1;
         over(p->c, [&](auto width, index_t c) { write(margins + c, read<Values<width>>(source + c) / divisor); });
       }
       held = source;
@@ -355,7 +360,7 @@ struct Pooling {
 
   // The gradient of planes that are one row in C order with one window.
   void repeated_windows(Range planes) const {
-    scalar_t divisor = p->divides ? divisors.d[0] * divisors.h[0] * divisors.w[0] : 1;
+    scalar_t divisor = divides() ? divisors.d[0] * divisors.h[0] * divisors.w[0] : 1;
     for (index_t i = planes.begin; i < planes.end; i++) {
       index_t n = i / p->c, c = i % p->c;
       scalar_t value = x[n * p->x_n + c * p->x_c] / divisor;
@@ -367,7 +372,7 @@ struct Pooling {
   // Planes that are one row in C order with one window.
   void single_windows(Range planes) const {
     index_t first = w_reads.first[0], count = w_reads.count[0], n = planes.begin / p->c, c = planes.begin % p->c;
-    scalar_t divisor = p->divides ? divisors.d[0] * divisors.h[0] * divisors.w[0] : 1;
+    scalar_t divisor = divides() ? divisors.d[0] * divisors.h[0] * divisors.w[0] : 1;
     for (index_t i = planes.begin; i < planes.end; i++) {
       index_t offset = n * p->y_n + c * p->y_c;
       Reduced<Op, 1> reduced = along<Op>(x + n * p->x_n + c * p->x_c + first, count, label_t(first));
@@ -378,7 +383,7 @@ struct Pooling {
   }
 
   MEMBER void finish(Row row, index_t offset, index_t od, index_t oh, bool any) const {
-    if (p->divides == 2) divide(row.values, divisors.d[od] * divisors.h[oh]);
+    if (divides() == 2) divide(row.values, divisors.d[od] * divisors.h[oh]);
     if (Op::LABELLED) put_indices(indices + offset, any);
   }
 
@@ -409,7 +414,7 @@ struct Pooling {
     Range range = part_of(p->n * planes * p->od * p->oh, item, p->items);
     if (p->way == SINGLE) return single_windows(range);
     bool is_row = p->d * p->h * p->od * p->oh == 1 && d_reads.count[0] && h_reads.count[0];
-    if (p->way == REPEATED && is_row) return repeated_windows(range);
+    if (Op::IS_SUM && p->way == REPEATED && is_row) return repeated_windows(range);
     for (index_t begin = range.begin; begin < range.end;) {
       index_t oh = begin % p->oh, od = begin / p->oh % p->od, plane = begin / p->oh / p->od;
       index_t n = plane / planes, c = plane % planes, rows = min(p->oh - oh, range.end - begin);
@@ -417,7 +422,7 @@ struct Pooling {
       index_t offset = n * p->y_n + c * p->y_c + od * p->y_d + oh * p->y_h;
       if (p->way == DIRECT)
         for (index_t i = 0; i < rows; i++) direct_row(from, offset + i * p->y_h, od, oh + i);
-      else if (p->way == COPIED)
+      else if (Op::IS_SUM && p->way == COPIED)
         for (index_t i = 0; i < rows; i++) copied_row(from, offset + i * p->y_h, od, oh + i);
       else if (p->block > 1 && d_reads.count[od] <= MAX_ROWS)
         rows_of_plane(from, plane, offset, od, oh, oh + rows);

@@ -124,6 +124,7 @@ INLINE void over_once(index_t count, const Body& body, index_t i = 0) {
 // --- Reductions -------------------------------------------------------------------------------------------------------
 
 struct Sum {
+  static constexpr bool IS_SUM = true;
   static constexpr bool LABELLED = false;
   static constexpr scalar_t NOTHING = 0;
 
@@ -134,6 +135,7 @@ struct Sum {
 };
 
 struct Maximum {
+  static constexpr bool IS_SUM = false;
   static constexpr bool LABELLED = false;
   static constexpr scalar_t NOTHING = -std::numeric_limits<scalar_t>::infinity();
 
@@ -145,6 +147,7 @@ struct Maximum {
 
 // The label of the first of equal maxima, and of the last NaN.
 struct LabelledMaximum {
+  static constexpr bool IS_SUM = false;
   static constexpr bool LABELLED = true;
   static constexpr scalar_t NOTHING = Maximum::NOTHING;
 

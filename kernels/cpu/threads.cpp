@@ -176,14 +176,20 @@ static Pool* the_pool() {
   return made == 0 ? pool : nullptr;
 }
 
-// Calls function(arguments..., workspace, item) for each item in [0, items), on up to `threads` threads. `count` pointers
-// are the arguments; the workspace of a thread has that many bytes. Returns 1 if there is no memory for one, else 0.
-extern "C" __attribute__((visibility("default"))) int64_t run(void* function, void* const* arguments, int64_t count,
-                                                              int64_t workspace, int64_t items, int64_t threads) {
+// A call as the host packs it, with the pointers that the kernel takes after it.
+struct Call {
+  void* function;
+  uintptr_t count, workspace, items;  // pointers, bytes of workspace of a thread, work items
+};
+
+// Calls function(pointers..., workspace, item) for each item in [0, items), on up to `threads` threads. Returns 1 if there
+// is no memory for a workspace, else 0.
+extern "C" __attribute__((visibility("default"))) int64_t run(const Call* call, int64_t threads) {
   Job job;
-  job.function = function, job.arguments = arguments, job.workspace = workspace, job.items = items;
-  job.call = call_with(count, std::make_index_sequence<MAX_ARGUMENTS + 1>());
-  int64_t helpers = min(threads, items) - 1;
+  job.function = call->function, job.arguments = reinterpret_cast<void* const*>(call + 1);
+  job.workspace = call->workspace, job.items = int64_t(call->items);
+  job.call = call_with(int64_t(call->count), std::make_index_sequence<MAX_ARGUMENTS + 1>());
+  int64_t helpers = min(threads, job.items) - 1;
   Pool* shared = helpers > 0 ? the_pool() : nullptr;
   if (shared && pthread_mutex_trylock(&shared->use) == 0) {
     shared->share(job, helpers);
@@ -191,5 +197,5 @@ extern "C" __attribute__((visibility("default"))) int64_t run(void* function, vo
   } else {
     job.work();
   }
-  return job.lacks_memory && job.next < items ? 1 : 0;
+  return job.lacks_memory && job.next < job.items ? 1 : 0;
 }

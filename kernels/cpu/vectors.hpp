@@ -71,7 +71,7 @@ INLINE constexpr T clamp(T value, T least, T most) {
 }
 
 template <class T, class Value>
-INLINE void fill(T* begin, T* end, Value value) {
+static __attribute__((noinline)) void fill(T* begin, T* end, Value value) {
   for (; begin < end; begin++) *begin = T(value);
 }
 

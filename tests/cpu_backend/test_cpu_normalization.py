@@ -51,10 +51,12 @@ def drawn(rng: np.random.Generator, shape: Shape, dtype: str, order: str, mean: 
     return arranged(array, order)
 
 
-def results(backend: Any, shape: Shape, axes: tuple[int, ...], arrays: dict[str, Any], finish: Any) -> list[Array]:
+def results(
+    backend: Any, shape: Shape, axes: tuple[int, ...], arrays: dict[str, Any], finish: Any, centred: bool = True
+) -> list[Array]:
     """All that the primitives compute of `arrays`."""
     x, grad_y, weight, bias = (arrays[name] for name in ("x", "grad_y", "weight", "bias"))
-    geometry, eps, epilogue = NormGeometry(shape, axes), 1e-5, Epilogue(*finish)
+    geometry, eps, epilogue = NormGeometry(shape, axes, centred), 1e-5, Epilogue(*finish)
     kept = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
     statistics, again = ([np.empty(kept, x.dtype) for _ in range(3)] for _ in range(2))
     y, applied, before, grad_x, alone = (empty_rows_like(backend, x) for _ in range(5))
@@ -72,7 +74,15 @@ def results(backend: Any, shape: Shape, axes: tuple[int, ...], arrays: dict[str,
     return [*statistics, *again, y, applied, before, grad_x, grad_weight, grad_bias]
 
 
-def check(rng: np.random.Generator, shape: Shape, axes: tuple[int, ...], dtype: str, order: str, mean: float) -> None:
+def check(
+    rng: np.random.Generator,
+    shape: Shape,
+    axes: tuple[int, ...],
+    dtype: str,
+    order: str,
+    mean: float,
+    centred: bool = True,
+) -> None:
     parameters = (1, *shape[1:3], 1)
     arrays: dict[str, Any] = {
         "x": drawn(rng, shape, dtype, order, mean),
@@ -84,8 +94,8 @@ def check(rng: np.random.Generator, shape: Shape, axes: tuple[int, ...], dtype: 
     residual = np.copysign(60, drawn(rng, shape, dtype, order)) if rng.random() < 0.5 else None
     activation = "none" if residual is None else ("none", "relu", "leaky_relu", "relu6")[rng.integers(4)]
     finish = (residual, activation, 0.3)
-    found = results(CompiledBackend(), shape, axes, arrays, finish)
-    expected = results(NumpyBackend(), shape, axes, arrays, finish)
+    found = results(CompiledBackend(), shape, axes, arrays, finish, centred)
+    expected = results(NumpyBackend(), shape, axes, arrays, finish, centred)
     rstd = float(np.nan_to_num(abs(expected[2])).max())
     for actual, wanted in zip(found, expected, strict=True):
         scale = max(1.0, float(abs(wanted).max())) * max(1.0, rstd) * (1 + abs(mean))
@@ -116,6 +126,8 @@ def test_norms_of_random_shapes_are_those_of_numpy(monkeypatch: pytest.MonkeyPat
         order = ("contiguous", "last", "strided")[rng.integers(3)]
         if np.prod([shape[axis] for axis in axes]) > 2:
             check(rng, shape, axes, ("float32", "float64")[rng.integers(2)], order, 0.0)
+        rows = (shape[0] * shape[1], 1, shape[2] * shape[3], 1)
+        check(rng, rows, ROW, ("float32", "float64")[rng.integers(2)], order, 0.0, centred=False)
     normalization._form_of.cache_clear()
 
 

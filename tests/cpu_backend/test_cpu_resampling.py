@@ -31,13 +31,16 @@ def geometries(count: int, seed: int) -> list[InterpolationGeometry]:
         rank = int(rng.integers(1, 4))
         most = (60, 25, 8)[rank - 1]
         sizes.append(tuple(tuple(rng.integers(1, most, rank).tolist()) for _ in range(2)))  # type: ignore[arg-type]
-    modes = [("nearest", False), ("nearest-exact", False), ("linear", False), ("linear", True)]
+    modes = [
+        ("nearest", False), ("nearest-exact", False), ("linear", False), ("linear", True), ("cubic", False),
+        ("antialiased linear", False), ("antialiased cubic", False),
+    ]  # fmt: skip
     found = []
     for (size, out), (mode, aligned) in product(sizes, modes):
         factors = None
         if rng.random() < 0.2:
             factors = tuple(float(rng.uniform(0.9, 1.1) * o / s) for s, o in zip(size, out, strict=True))
-        found.append(interpolation_geometry(size, out, factors, mode, aligned))
+        found.append(interpolation_geometry(size, out, factors, mode, aligned, "antialiased" in mode))
     return found
 
 

@@ -589,18 +589,14 @@ FAULTS = {
         edit(replays.Recording, "replay", "current_device() != index", "False"), works_on_both_devices, "", True
     ),
     # plans and replays that are out of date
-    "recorded call for other shapes": Planted(
-        edit(replays.Replays, "_key", "value.shape, ", ""), calls_of_other_forms, ""
-    ),
+    "recorded call for other shapes": Planted(edit(replays, "_form", "array.shape, ", ""), calls_of_other_forms, ""),
     "recorded call for other strides": Planted(
-        edit(replays.Replays, "_key", "value.strides, ", ""), calls_of_other_forms, WRONG
+        edit(replays, "_form", "array.strides, ", ""), calls_of_other_forms, WRONG
     ),
-    "recorded call for other dtypes": Planted(
-        edit(replays.Replays, "_key", "value.dtype, ", ""), calls_of_other_forms, ""
-    ),
+    "recorded call for other dtypes": Planted(edit(replays, "_form", "array.dtype, ", ""), calls_of_other_forms, ""),
     "recorded call for other plain values": Planted(
         edit(
-            replays.Replays,
+            replaying.Replays,
             "_key",
             "key += (kind, value)\n        elif kind is tuple and (_INTS",
             "pass\n        elif kind is tuple and (_INTS",
@@ -749,7 +745,7 @@ FAULTS = {
         "DID NOT RAISE|RACE|race|LAUNCH_FAILED",
     ),
     "results that are kept": Planted(
-        instead(replays.Replays, "__call__", remembering), leaves_no_memory, "leaked memory"
+        instead(replaying.Replays, "__call__", remembering), leaves_no_memory, "leaked memory"
     ),
 }
 

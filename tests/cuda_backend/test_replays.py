@@ -22,7 +22,6 @@ from gpucnn import backends, simulator
 from gpucnn.backends import replaying
 from gpucnn.backends.cuda.convolution import im2col
 from gpucnn.backends.cuda.device import cublas
-from gpucnn.backends.cuda.launch import replays
 from gpucnn.backends.cuda.resampling import resampling
 
 PACKAGE = Path(gpucnn.__file__).parent
@@ -287,7 +286,7 @@ def test_arrays_by_name_are_found(kept: dict[Any, Any]) -> None:
 
 
 def test_forms_beyond_a_bound_are_forgotten(kept: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replays, "MAX_KEPT", 3)
+    monkeypatch.setattr(replaying, "MAX_KEPT", 3)
     for size in (2, 3, 4, 5):
         F.avg_pool2d(image(1, 1, size, size), 2)
     assert len(kept) == 1
@@ -508,13 +507,13 @@ def test_out_between_the_channels_of_an_argument_is_kept_where_it_was_not_refuse
 @gpucnn.algorithm("im2col")
 def test_a_call_that_fails_half_way_is_not_kept(cupy: Any, watch: Watch) -> None:
     arrays = Arrays(cupy, 1)
-    kept = cast(replays.Replays, replaying.REPLAYERS[cupy.ndarray]).kept
+    kept = cast(replaying.Replays, replaying.REPLAYERS[cupy.ndarray]).kept
     case = "conv2d, product and bias"
     for fails in (1, 2):  # the result, columns
         watch.fails = fails
         with pytest.raises(MemoryError):
             CUPY_CALLS[case](arrays)
-        assert replays.this_thread.listener is None
+        assert replaying.this_thread.listener is None
         assert not kept
     watch.products.clear()
     expect_values_of_numpy(case, CUPY_CALLS[case](arrays), 1)

@@ -24,7 +24,7 @@ from families.convolution import (
 from families.drawing import ALL, LINEAR, Purpose
 from families.elementwise import MODES, bias_activations, linear_layers, pads, unary_operations
 from families.losses import binary_cross_entropies, cross_entropies
-from families.norms import KINDS, norms
+from families.norms import KINDS, norms, response_norms
 from families.pooling import adaptive_poolings, interpolations, nails, poolings, unpoolings
 
 
@@ -68,9 +68,10 @@ FAMILIES = {
     "max_unpool": Family(unpoolings, ALL, by_slopes=()),  # of values with one index the last stays
     "bed_of_nails": Family(nails, ALL, (), COMPLEX_TOO),
     "nearest": Family(partial(interpolations, modes=("nearest", "nearest-exact")), ALL, by_slopes=COMPLEX_TOO),
-    "interpolate": Family(partial(interpolations, modes=("linear", "area")), LINEAR, by_slopes=COMPLEX_TOO),
+    "interpolate": Family(partial(interpolations, modes=("linear", "cubic", "area")), LINEAR, by_slopes=COMPLEX_TOO),
     **{f"{kind}_norm": Family(partial(norms, kind=kind), FLOATS, tolerance=1e-7) for kind in KINDS},
     **{f"{kind}_norm, finished": Family(partial(norms, kind=kind, finished=True), FLOATS) for kind in KINDS},
+    "local_response_norm": Family(response_norms, FLOATS),
     "linear": Family(linear_layers, ALL, SINGLE, COMPLEX_TOO, 1e-7),
     "relu": unary("relu", (*FLOATS, *INTEGERS)),
     "leaky_relu": unary("leaky_relu", negative_slope=slopes),

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from properties import Array, Case
 from strategies import ORDERS, arranged, dtype_of, numbers
 
-from families.drawing import Ints, Purpose
+from families.drawing import Ints, Purpose, rounding, seeds
 
-OWN = ("batch", "instance", "layer", "group")  # each normalises by its input's statistics
+OWN = ("batch", "instance", "layer", "group", "rms")  # each normalises by its input's statistics
 KINDS = (*OWN, "batch_kept", "instance_kept")  # by running statistics
+OF_ROWS = ("layer", "rms")  # of the last axes
 MOMENTUM = 0.1
 SLOPE = 0.2  # of a leaky_relu below 0
 
@@ -28,10 +29,11 @@ def norms(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose, kind: str,
     if finished:
         finish = draw(st.tuples(st.booleans(), st.sampled_from(("relu", "leaky_relu", "none", None))))
     if purpose == "slopes":
-        return norm(kind, (2, 4, 3, 2), {"layer": (3, 2), "group": 2}.get(kind), "float64", finish=finish)
+        of_shape = (3, 2) if kind in OF_ROWS else {"group": 2}.get(kind)
+        return norm(kind, (2, 4, 3, 2), of_shape, "float64", finish=finish)
     sizes = st.integers(1, 6 if purpose == "pytorch" else 4)
     option: Any = None
-    if kind == "layer":
+    if kind in OF_ROWS:
         shape = tuple(draw(st.lists(sizes, min_size=1, max_size=4)))
         option = shape[draw(st.integers(0, len(shape) - 1)) :]
     else:
@@ -63,6 +65,31 @@ def norms(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose, kind: str,
     return replace(case, factor=10 * case.gradient_factor, gradient_factor=10 * case.gradient_factor)
 
 
+@st.composite
+def response_norms(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> Case:
+    """A local response norm of images with one to four spatial axes, whose window may be wider than their channels."""
+    most = 3 if purpose == "slopes" else 5
+    sizes = st.integers(1, most)
+    n, c = draw(st.integers(0 if purpose == "oracle" else 1, most)), draw(st.integers(1, 2 * most))
+    shape = (n, c, *draw(st.lists(sizes, min_size=1, max_size=2 if purpose == "slopes" else 4)))
+    rng, dtype, order = np.random.default_rng(draw(seeds)), draw(st.sampled_from(dtypes)), draw(st.sampled_from(ORDERS))
+    x, grad = (arranged(numbers(rng, shape, dtype), order) for _ in range(2))
+    # an alpha of less than 0 stays below k
+    parameters = {"alpha": (1e-4, 0.5, 2, -0.01), "beta": (0.75, 1, 2, 0, -0.5), "k": (1.0, 2, 0.5)}
+    options = {"size": draw(st.integers(1, 12))} | {
+        name: draw(st.sampled_from(values)) for name, values in parameters.items()
+    }
+    return Case(
+        "local_response_norm",
+        {"input": x},
+        options,
+        grad,
+        lambda: reference_norms.local_response_norm(x, **options),
+        lambda: (reference_norms.local_response_norm_backward(grad, x, **options),),
+        **{key: max(value, 4.0) for key, value in {"factor": 4.0, "gradient_factor": 8.0, **rounding(purpose)}.items()},
+    )
+
+
 def norm(
     kind: str,
     shape: Ints,
@@ -78,12 +105,12 @@ def norm(
 ) -> Case:
     """A norm of `kind`, one of KINDS, with a weight, a bias and running statistics where these are `given`.
 
-    `option` is layer norm's normalized_shape, or group norm's num_groups; `finish` is whether there is a residual, and
-    the activation.
+    `option` is layer and RMS norm's normalized_shape, or group norm's num_groups; `finish` is whether there is a
+    residual, and the activation.
     """
     rng = np.random.default_rng(seed)
-    name, own, has_running = kind.removesuffix("_kept") + "_norm", kind in OWN, kind not in ("layer", "group")
-    parameters = option if kind == "layer" else shape[1:2]
+    name, own, has_running = kind.removesuffix("_kept") + "_norm", kind in OWN, kind not in ("layer", "group", "rms")
+    parameters = option if kind in OF_ROWS else shape[1:2]
 
     def parameter(positive: bool = False) -> Array:
         array = numbers(rng, parameters, parameter_dtype or dtype)
@@ -95,7 +122,7 @@ def norm(
     running: list[Array | None] = [None, None]
     if has_running and (given[2] or not own):
         running = [parameter(), parameter(positive=True)]
-    weight, bias = (parameter() if has else None for has in given[:2])
+    weight, bias = (parameter() if has else None for has in (given[0], given[1] and kind != "rms"))
     (has_residual, activation), residual = finish, arranged(numbers(rng, shape, dtype), order)
     arrays = {"input": x, "weight": weight, "bias": bias}
     options: dict[str, Any] = {"eps": eps}
@@ -105,7 +132,9 @@ def norm(
         )
         options |= {"training" if kind.startswith("batch") else "use_input_stats": own, "momentum": MOMENTUM}
     else:
-        options["normalized_shape" if kind == "layer" else "num_groups"] = option
+        options["normalized_shape" if kind in OF_ROWS else "num_groups"] = option
+    if kind == "rms":
+        del arrays["bias"]
     if has_residual:
         arrays["residual"] = residual
     if activation is not None:
@@ -133,11 +162,11 @@ def norm(
         upstream = reference.wide(np.where(normalised()[0] > 0, grad, below))
         graph = "batch_norm_backward_graph" if name == "batch_norm" else f"{name}_backward"
         gx, gw, gb = getattr(reference_norms, graph)(upstream, x, *middle, weight, *switch, eps)
-        return gx, *[None] * (2 * has_running), gw, gb, *[upstream] * has_residual
+        return gx, *[None] * (2 * has_running), gw, *[gb] * ("bias" in arrays), *[upstream] * has_residual
 
     def peer(torch: Any, **leaves: Any) -> Any:
         after = {key: leaves.pop(key, None) for key in ("residual", "activation", "negative_slope")}
-        if not has_running and leaves["weight"] is None and leaves["bias"] is not None:
+        if not has_running and leaves["weight"] is None and leaves.get("bias") is not None:
             # group_norm's backward breaks on a bias without a weight
             leaves["weight"] = torch.ones_like(leaves["bias"], requires_grad=False)
         y = getattr(torch.nn.functional, name)(**leaves)
@@ -146,7 +175,7 @@ def norm(
 
     # A rounding of the input or of its mean is multiplied by the reciprocal standard deviation, one of the gradient
     # once more; what is computed in float32 and rounded to 16 bits at the end does not show it.
-    rstd = float(expected()[2].max(initial=0.0))
+    rstd = float(expected()[-1].max(initial=0.0))
     conditioning = 1.0 if x.itemsize == 2 else max(1.0, rstd * float(np.abs(x).max(initial=0.0)))
     return Case(
         name,

@@ -17,7 +17,7 @@ from strategies import ORDERS, arranged, numbers, paddings, pair_of
 
 from families.drawing import Ints, Purpose, over_all_integers, rounding, seeds, sizes_of
 
-LINEAR_MODE = {1: "linear", 2: "bilinear", 3: "trilinear"}
+FILTERS = {"linear": ("linear", "bilinear", "trilinear"), "cubic": ("cubic", "bicubic", "tricubic")}  # by rank
 FACTORS = (0.3, 1 / 3, 0.5, 0.75, 1, 1.1, 1.3, 1.7, 2, 2.2, 2.5, 3, 3.7)
 
 
@@ -185,13 +185,16 @@ def nails(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> Case:
 @st.composite
 def interpolations(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose, modes: tuple[str, ...]) -> Case:
     """By sizes or by factors; what the modes "nearest…" copy may be NaN."""
-    rank = draw(st.integers(1, 3))
-    most = 3 if purpose == "slopes" else 8 if rank < 3 else 4
     mode = draw(st.sampled_from(modes))
-    mode = LINEAR_MODE[rank] if mode == "linear" else mode
-    options: dict[str, Any] = {"mode": mode}
-    if mode == LINEAR_MODE[rank]:
+    options: dict[str, Any] = {}
+    if mode in FILTERS:
         options["align_corners"] = draw(st.sampled_from([None, False, True]))
+        options["antialias"] = draw(st.booleans())
+    antialias = options.get("antialias", False)
+    is_2d = purpose == "pytorch" and (mode == "cubic" or antialias)  # what PyTorch has for 2-d images alone
+    rank = 2 if is_2d else draw(st.integers(1, 3))
+    options["mode"] = mode = FILTERS[mode][rank - 1] if mode in FILTERS else mode
+    most = 3 if purpose == "slopes" else 8 if rank < 3 else 4
     factors = None
     if draw(st.booleans()):
         sizes = draw(sizes_of(rank, most))
@@ -199,10 +202,12 @@ def interpolations(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose, m
         out = (asked,) * rank if isinstance(asked, int) else asked
     else:
         asked = draw(st.one_of(st.sampled_from(FACTORS), st.tuples(*[st.sampled_from(FACTORS)] * rank)))
-        options["scale_factor"], factors = asked, asked if isinstance(asked, tuple) else (asked,) * rank
-        leasts = [math.ceil(1 / factor) for factor in factors]
+        options["scale_factor"], given = asked, asked if isinstance(asked, tuple) else (asked,) * rank
+        leasts = [math.ceil(1 / factor) for factor in given]
         sizes = tuple(draw(st.integers(least, max(least, most))) for least in leasts)
-        out = tuple(math.floor(size * factor) for size, factor in zip(sizes, factors, strict=True))
+        out = tuple(math.floor(size * factor) for size, factor in zip(sizes, given, strict=True))
+        options["recompute_scale_factor"] = draw(st.sampled_from([None, False, True]))
+        factors = None if options["recompute_scale_factor"] else given
     leads = [(2, 3), (1, 2), (2, 1)] + [(0, 2)] * (purpose == "oracle")
     copied = mode.startswith("nearest")
     dtype, lead, order = (draw(st.sampled_from(items)) for items in (dtypes, leads, ORDERS))
@@ -214,7 +219,13 @@ def interpolations(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose, m
     axes = list(zip(sizes, out, factors or sizes, strict=True))
     # where an axis keeps or doubles its size PyTorch's "nearest" goes by sizes backward, but forward in 2-d alone
     by_factor = any(new in (size, 2 * size) and factor != new / size for size, new, factor in axes)
-    known = {"scale_factor": factors, "mode": mode, "align_corners": bool(options.get("align_corners"))}
+    if purpose == "pytorch" and antialias:
+        assume(not by_factor)  # an axis that keeps its size is copied forward, but not backward
+        assume(out[1] > 1 or sizes[0] == out[0])  # such a column is wrong forward, but not backward
+    known = {
+        "scale_factor": factors, "mode": mode, "align_corners": bool(options.get("align_corners")),
+        "antialias": antialias,
+    }  # fmt: skip
     return Case(
         "interpolate",
         {"input": x},

@@ -78,7 +78,7 @@ def test_relatives_take_the_same_arguments() -> None:
         ("sum_pool2d", "avg_pool2d", ("count_include_pad", "divisor_override")),
     ):
         assert shown(name) == [parameter for parameter in shown(relative) if parameter[0] not in without]
-    finishes = [shown(name)[-5:] for name in ("batch_norm", "instance_norm", "layer_norm", "group_norm")]
+    finishes = [shown(name)[-5:] for name in ("batch_norm", "instance_norm", "layer_norm", "rms_norm", "group_norm")]
     assert all(finish == finishes[0] for finish in finishes)
     assert [key for key, *_ in finishes[0]] == ["return_statistics", "residual", "activation", "negative_slope", "out"]
 

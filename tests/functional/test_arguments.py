@@ -93,6 +93,8 @@ def settings_of(name: str) -> list[dict[str, Any]]:
         flag = "training" if name.startswith("batch_norm") else "use_input_stats"
         handed = {"mean": None, "rstd": None} if name.endswith("_backward") else {"return_statistics": True}
         return [{flag: True, **handed}, {flag: False, **handed}]
+    if name.startswith("rms_norm"):
+        return [{"eps": None, "rstd": None} if name.endswith("_backward") else {"eps": None, "return_statistics": True}]
     if name.startswith(("layer_norm", "group_norm")):
         return [{"mean": None, "rstd": None} if name.endswith("_backward") else {"return_statistics": True}]
     if name.startswith("interpolate"):

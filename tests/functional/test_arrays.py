@@ -65,7 +65,9 @@ def test_tensors_in_tensors_out(torch: Any, name: str) -> None:
     assert_same(numpy_again if isinstance(result, tuple) else numpy_again[0], expected)
 
 
-@pytest.mark.parametrize("name", ["max_pool2d", "batch_norm", "instance_norm", "layer_norm", "group_norm", "dropout"])
+@pytest.mark.parametrize(
+    "name", ["max_pool2d", "batch_norm", "instance_norm", "layer_norm", "rms_norm", "group_norm", "dropout"]
+)
 def test_what_the_forward_hands_over_is_of_tensors_too(torch: Any, name: str) -> None:
     more = {"max_pool2d": "return_indices", "dropout": "return_mask"}.get(name, "return_statistics")
     results = getattr(F, name)(**each_array(fresh(name, **{more: True}), torch.from_numpy))

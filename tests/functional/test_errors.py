@@ -163,7 +163,7 @@ def wrong_values(name: str, parameter: str) -> Wrong:
     wrong = WRONG[parameter](rank_of(name))
     if parameter == "stride" and "pool" not in name:  # no window to stand for it
         wrong = wrong + types(None)
-    if parameter == "activation" and "norm" in name:  # None is none
+    if (parameter == "activation" and "norm" in name) or (parameter == "eps" and "rms" in name):  # None is one of them
         wrong = [(value, error) for value, error in wrong if value is not None]
     if parameter == "output_size" and "adaptive" in name:  # None keeps an axis as it is
         wrong = [(value, error) for value, error in wrong if not (isinstance(value, tuple) and None in value)]
@@ -300,7 +300,7 @@ def test_wrong_dimensions_of_input(backend: ArrayBackend, name: str) -> None:
 def test_no_channels_and_no_space(backend: ArrayBackend, name: str) -> None:
     shape = CALLS[name]["input"].shape
     shapes = [(*shape[:axis], 0, *shape[axis + 1 :]) for axis in range(1, len(shape))]
-    if name == "layer_norm":  # has no channels, only rows
+    if name in ("layer_norm", "rms_norm"):  # has no channels, only rows
         shapes.remove((2, 0, 3, 3))
     parameters = {"weight", "bias"} & set(arrays_of(name))
     others = {parameter: None for parameter in parameters if is_optional(name, parameter)}
@@ -470,6 +470,11 @@ MESSAGES: list[tuple[str, dict[str, Any], str]] = [
     ("layer_norm", {"normalized_shape": (5, 2, 4, 3, 3)},
      "input has shape (2, 4, 3, 3), expected it to end in normalized_shape = (5, 2, 4, 3, 3)"),
     ("layer_norm", {"weight": zeros(2)}, "weight has shape (2,), expected (3, 3)"),
+    ("rms_norm", {"weight": zeros(2)}, "weight has shape (2,), expected (3, 3)"),
+    ("local_response_norm", {"size": 0}, "size is 0, expected at least 1"),
+    ("local_response_norm", {"input": zeros((2, 3))}, "input has 2 dimensions, expected at least 3 (N, C, *space)"),
+    ("rms_norm", {"eps": -1}, "eps is -1.0, expected a finite number of at least 0.0"),
+    ("rms_norm_backward", {"rstd": zeros(5)}, "rstd has shape (5,), expected (2, 4)"),
     ("group_norm_backward", {"rstd": zeros(5)}, "rstd has shape (5,), expected (2, 2)"),
     ("linear", {"weight": zeros((4, 3, 1))}, "weight has 3 dimensions, expected 2 (OUT, IN) or 1 (IN)"),
     ("linear", {"input": zeros(())}, "input has shape (), expected (*, 3) as weight (OUT, IN) has shape (4, 3)"),

@@ -75,6 +75,29 @@ def test_positions_are_exact_in_every_dtype(backend: ArrayBackend, dtype: str) -
         pytest.param({"size": 4, "mode": "area"}, [1, 1.5, 2.5, 3], id="area up"),
         pytest.param({"size": 2}, [1, 2], id="nearest"),
         pytest.param({"size": 2, "mode": "nearest-exact"}, [1, 3], id="nearest-exact"),
+        pytest.param({"scale_factor": 1.2, "recompute_scale_factor": True}, [1, 2, 3], id="by the sizes"),
+        pytest.param(
+            {"scale_factor": 1.3, "mode": "nearest-exact", "recompute_scale_factor": True},
+            [1, 2, 3],
+            id="nearest-exact by the sizes",
+        ),
+        pytest.param(
+            {"size": 5, "mode": "cubic", "align_corners": True}, [1, 1.40625, 2, 2.59375, 3], id="cubic, corners"
+        ),
+        pytest.param({"size": 1, "mode": "cubic"}, [2], id="cubic, one sample: the middle"),
+        pytest.param({"size": 3, "mode": "cubic", "antialias": True}, [1, 2, 3], id="cubic, the same size"),
+        pytest.param(
+            {"scale_factor": 1.3, "mode": "cubic", "antialias": True},
+            [1, 2, 3],
+            id="antialiased, a size that stays is copied",
+        ),
+        pytest.param({"size": 1, "mode": "linear", "antialias": True}, [2], id="antialiased, one sample: the mean"),
+        pytest.param({"size": 2, "mode": "linear", "antialias": True}, [1.375, 2.625], id="antialiased"),
+        pytest.param(
+            {"size": 2, "mode": "linear", "antialias": True, "align_corners": True},
+            [12 / 7, 2.75],
+            id="antialiased, with corners from border to border, as in PyTorch",
+        ),
     ],
 )
 def test_samples(backend: ArrayBackend, options: dict[str, Any], expected: list[float]) -> None:
@@ -82,7 +105,7 @@ def test_samples(backend: ArrayBackend, options: dict[str, Any], expected: list[
     np.testing.assert_allclose(y, [[expected]], rtol=1e-14)
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "area"])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "area"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_16_bit_floats_are_rounded_once(backend: ArrayBackend, rng: np.random.Generator, dtype: str, mode: str) -> None:
     """The result is what float32 gives, rounded once: neither weights nor sums along the first axis have 16 bits."""
@@ -116,6 +139,8 @@ BANDED = [
     pytest.param((30, 7), (11, 50), "nearest", id="nearest"),
     pytest.param((3, 20, 5), (8, 7, 9), "trilinear", id="3-d"),
     pytest.param((2, 3), (64, 1), "bilinear", id="an axis of one"),
+    pytest.param((9, 40), (31, 23), "bicubic", id="cubic"),
+    pytest.param((9, 70), (31, 4), "antialiased bilinear", id="antialiased"),
 ]
 
 
@@ -129,6 +154,7 @@ BANDED = [
         pytest.param({"BAND_COLUMNS": 1, "BAND_ROWS": 1}, id="a row a band"),
         pytest.param({"BAND_COLUMNS": 10**4}, id="one band"),
         pytest.param({"MATRIX_ITEMS": 0}, id="entry by entry"),
+        pytest.param({"MATRIX_ITEMS": 0, "FEW_ENTRIES": 3}, id="long rows at once"),
         pytest.param({"PIECE_ITEMS": 1}, id="pieces of one plane"),
         pytest.param({"PIECE_ITEMS": 5000}, id="pieces of some planes"),
     ],
@@ -148,17 +174,21 @@ def test_in_bands_and_in_pieces(
         assert getattr(resampling, name) != value
         monkeypatch.setattr(resampling, name, value)
     resampling._bands.cache_clear()
+    antialias, mode = mode.startswith("antialiased"), mode.split()[-1]
+    options: dict[str, Any] = {"size": out, "mode": mode, "antialias": antialias}
     x, grad = (arranged(numbers(rng, (2, 3, *space), dtype), order) for space in (sizes, out))
-    y = run(on_numpy, F.interpolate, x, size=out, mode=mode)
-    assert_close(y, reference.interpolate(x, out, None, mode, False), x.dtype)
-    (grad_x,) = run(on_numpy, F.interpolate_backward, grad, x, size=out, mode=mode)
-    assert_close(grad_x, reference.interpolate_backward(grad, sizes, None, mode, False), x.dtype)
+    y = run(on_numpy, F.interpolate, x, **options)
+    assert_close(y, reference.interpolate(x, out, None, mode, False, antialias), x.dtype)
+    (grad_x,) = run(on_numpy, F.interpolate_backward, grad, x, **options)
+    assert_close(grad_x, reference.interpolate_backward(grad, sizes, None, mode, False, antialias), x.dtype)
     resampling._bands.cache_clear()
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "complex64"])
-@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bilinear with corners"])
+@pytest.mark.parametrize(
+    "mode", ["nearest", "bilinear", "bilinear with corners", "bicubic with corners", "antialiased"]
+)
 @pytest.mark.parametrize("sizes", [((5, 5), (12, 13)), ((12, 12), (5, 4)), ((60, 9), (30, 30))])
 def test_what_is_not_finite_reaches_its_samples_only(
     backend: ArrayBackend,
@@ -170,6 +200,8 @@ def test_what_is_not_finite_reaches_its_samples_only(
 ) -> None:
     """Samples that lie on an input, as at corners and borders, have the next one with weight 0, and do not read it."""
     options = {"size": sizes[1], "mode": mode.split()[0], "align_corners": True if "corners" in mode else None}
+    if mode == "antialiased":
+        options |= {"mode": "bilinear", "antialias": True}
 
     def forward(x: Array) -> Array:
         return run(backend, F.interpolate, x, **options)

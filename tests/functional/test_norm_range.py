@@ -32,7 +32,7 @@ class Norm(NamedTuple):
     @property
     def parameters(self) -> Any:
         """The shape of weight and bias."""
-        return self.options["normalized_shape"] if self.name == "layer_norm" else self.shape[1]
+        return self.options.get("normalized_shape", self.shape[1])
 
 
 def batch(*shape: int) -> Norm:
@@ -49,6 +49,8 @@ NORMS = {
     "layer": Norm("layer_norm", {"normalized_shape": (5, 4), "eps": 0.0}, (2, 3, 5, 4)),
     "layer of a warp": Norm("layer_norm", {"normalized_shape": (8,), "eps": 0.0}, (5, 8)),
     "layer of long rows": Norm("layer_norm", {"normalized_shape": (9000,), "eps": 0.0}, (2, 9000)),
+    "RMS": Norm("rms_norm", {"normalized_shape": (5, 4), "eps": 0.0}, (2, 3, 5, 4)),
+    "RMS of long rows": Norm("rms_norm", {"normalized_shape": (9000,), "eps": 0.0}, (2, 9000)),
 }
 POWERS = {"float32": (100, 125, -80), "bfloat16": (100,), "float64": (1021, -490)}
 CASES = [
@@ -73,19 +75,22 @@ def test_a_power_of_two_changes_the_range_alone(
     x, grad, weight, bias = drawn(rng, norm, dtype)
     given = arranged((x.astype(np.float64) * factor).astype(x.dtype), order)
     wide = [array.astype(np.float64) for array in (x, grad, weight, bias)]
-    expected = norm.forward(BACKENDS["numpy"], wide[0], weight=wide[2], bias=wide[3], return_statistics=True)
-    y, mean, rstd = norm.forward(backend, given, weight=weight, bias=bias, return_statistics=True)
+    affine, of_wide = {"weight": weight, "bias": bias}, {"weight": wide[2], "bias": wide[3]}
+    if norm.name == "rms_norm":
+        del affine["bias"], of_wide["bias"]
+    expected = norm.forward(BACKENDS["numpy"], wide[0], **of_wide, return_statistics=True)
+    y, *means, rstd = norm.forward(backend, given, **affine, return_statistics=True)
     assert_close(y, expected[0])
     tolerance = TOLERANCES["float64" if dtype == "float64" else "float32"]
-    np.testing.assert_allclose(mean.astype(np.float64) / factor, expected[1], rtol=0, atol=tolerance)
-    np.testing.assert_allclose(rstd.astype(np.float64) * factor, expected[2], rtol=tolerance)
+    for mean in means:
+        np.testing.assert_allclose(mean.astype(np.float64) / factor, expected[1], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(rstd.astype(np.float64) * factor, expected[-1], rtol=tolerance)
 
-    grads = [each for each in norm.backward(backend, grad, given, weight=weight, bias=bias) if each is not None]
-    of_wide = norm.backward(BACKENDS["numpy"], wide[1], wide[0], weight=wide[2], bias=wide[3])
-    wanted = [each for each in of_wide if each is not None]
+    grads = [each for each in norm.backward(backend, grad, given, **affine) if each is not None]
+    wanted = [each for each in norm.backward(BACKENDS["numpy"], wide[1], wide[0], **of_wide) if each is not None]
     assert_close((grads[0].astype(np.float64) * factor).astype(x.dtype), wanted[0])
-    assert_close(grads[1], wanted[1])
-    assert_close(grads[2], wanted[2])
+    for actual, other in zip(grads[1:], wanted[1:], strict=True):
+        assert_close(actual, other)
 
 
 @pytest.mark.parametrize("label", ["batch", "batch by several blocks", "instance", "layer of a warp"])

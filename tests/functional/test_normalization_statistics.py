@@ -190,6 +190,22 @@ def test_eps_is_added_to_the_variance(backend: ArrayBackend) -> None:
     np.testing.assert_allclose(backend.run(F.layer_norm, x, 2, eps=0), x / 3)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_rms_norm_adds_the_machine_epsilon(backend: ArrayBackend, torch: Any, dtype: str) -> None:
+    """By default that of the dtype that sums are kept in, as in PyTorch."""
+    x = np.full((2, 3), 1e-8 if dtype == "float64" else 1e-3, dtype_of(dtype))
+    y = backend.run(F.rms_norm, x, 3)
+    tensor = torch.from_numpy(x.astype(np.float64)).to(getattr(torch, dtype))
+    assert_close(y, torch.nn.functional.rms_norm(tensor, (3,)).double().numpy(), x.dtype, factor=2)
+    grad = np.linspace(-1, 1, 6).reshape(2, 3).astype(x.dtype)
+    (of_x, _), (again, _) = (backend.run(F.rms_norm_backward, grad, x, 3, eps=eps) for eps in (None, epsilon(x)))
+    assert of_x.tobytes() == again.tobytes()
+
+
+def epsilon(x: Array) -> float:
+    return float(np.finfo(np.float64 if x.dtype == np.float64 else np.float32).eps)
+
+
 def test_values_all_alike_become_the_bias(backend: ArrayBackend) -> None:
     x, weight, bias = np.full((3, 2, 4), 7.3, np.float32), np.full(2, 5, np.float32), np.array([1, -2], np.float32)
     y = backend.run(F.batch_norm, x, None, None, weight, bias, True)

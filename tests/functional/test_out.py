@@ -79,7 +79,7 @@ def test_it_is_the_first_of_several_results(backend: ArrayBackend, name: str) ->
     assert [bits(backend, array) for array in (out, others)] == [bits(backend, array) for array in (values, indices)]
 
 
-@pytest.mark.parametrize("name", ["batch_norm", "instance_norm", "layer_norm", "group_norm"])
+@pytest.mark.parametrize("name", ["batch_norm", "instance_norm", "layer_norm", "rms_norm", "group_norm"])
 def test_it_comes_with_statistics(backend: ArrayBackend, name: str) -> None:
     expected = call(backend, name, return_statistics=True)
     out = backend.asarray(np.zeros_like(backend.asnumpy(expected[0])))

@@ -178,7 +178,7 @@ def test_nearest_axis_takes_the_ratio_exactly(size: int, out: int) -> None:
 
 def test_nearest_axis_of_sizes_whose_product_takes_63_bits() -> None:
     axis = nearest_axis(2**31 - 1, 2**31 - 1, None, Fraction(1, 2))
-    last = InterpolationAxis(axis.size, 1, axis.scale, axis.centre + axis.out - 1)
+    last = InterpolationAxis(axis.size, 1, axis.scale, axis.first + (axis.out - 1) * axis.scale)
     assert copied(last) == [axis.size - 1]
 
 

@@ -81,6 +81,8 @@ RESAMPLED = {  # channels, sizes, mode
     "halved": (16, (128, 128), (64, 64), "bilinear"),
     "nearest-exact": (32, (20, 20), (33, 50), "nearest-exact"),
     "a signal": (32, (250,), (1000,), "linear"),
+    "bicubic": (32, (32, 32), (64, 64), "bicubic"),
+    "a thumbnail": (8, (160, 120), (64, 48), "antialiased bicubic"),
 }
 
 
@@ -90,7 +92,9 @@ RESAMPLED = {  # channels, sizes, mode
 @each_order
 def test_interpolation_reads_and_writes_about_once(name: str, dtype: str, order: str) -> None:
     c, size, out, mode = RESAMPLED[name]
-    options: dict[str, Any] = {"size": out, "mode": mode, "align_corners": None if "nearest" in mode else False}
+    antialias, mode = "antialiased" in mode, mode.split()[-1]
+    corners = None if "nearest" in mode else False
+    options: dict[str, Any] = {"size": out, "mode": mode, "align_corners": corners, "antialias": antialias}
     x, grad = (image(1, c, *shape, dtype=dtype, order=order) for shape in (size, out))
     for given, call in (
         (x, lambda: F.interpolate(x, **options)),

@@ -26,6 +26,7 @@ NORMS: list[tuple[Callable[[], Any], tuple[int, ...]]] = [
     (lambda: nn.InstanceNorm1d(4), (4, 6)),
     (lambda: nn.GroupNorm(2, 4), SHAPE),
     (lambda: nn.LayerNorm((5, 6)), SHAPE),
+    (lambda: nn.RMSNorm((5, 6)), SHAPE),
 ]
 
 

@@ -55,6 +55,8 @@ test_arguments_that_do_not_fit = refuses(
     ("Upsample: got size 2 and scale_factor 2, expected just one of them", lambda: nn.Upsample(2, 2)),
     ("Upsample: mode is 'cubic', expected 'nearest', …", lambda: nn.Upsample(2, mode="cubic")),
     ("LayerNorm: normalized_shape is empty, expected at least one axis", lambda: nn.LayerNorm(())),
+    ("RMSNorm: normalized_shape is empty, expected at least one axis", lambda: nn.RMSNorm([])),
+    ("RMSNorm: eps is -1.0, expected a finite number of at least 0.0", lambda: nn.RMSNorm(3, eps=-1)),
     ("GroupNorm: num_channels is 4, expected a multiple of num_groups = 3", lambda: nn.GroupNorm(3, 4)),
     ("Dropout: p is 1.5, expected a finite number in [0.0, 1.0]", lambda: nn.Dropout(1.5)),
 )
@@ -77,6 +79,7 @@ INPUTS: list[tuple[nn.Module, tuple[int, ...], str]] = [
     (nn.InstanceNorm2d(3), (2, 3), "…: input has 2 dimensions, expected 4 (N, C, H, W) or 3 (C, H, W)…"),
     (nn.InstanceNorm2d(3), (4, 5, 5), "InstanceNorm2d: input has 4 channels, expected num_features = 3…"),
     (nn.LayerNorm(3), (2, 4), "layer_norm: … shape (2, 4), expected it to end in normalized_shape = (3,)…"),
+    (nn.RMSNorm(3), (2, 4), "rms_norm: … shape (2, 4), expected it to end in normalized_shape = (3,)…"),
     (nn.GroupNorm(2, 4), (2, 3, 4), "GroupNorm: input has shape (2, 3, 4), expected (N, 4, *space)…"),
     (nn.GroupNorm(2, 4), (4,), "GroupNorm: input has shape (4,), expected (N, 4, *space)…"),
     (nn.Softmax(2), (2, 3), "softmax: dim is 2, expected less than input's 2 dimensions…"),

@@ -142,6 +142,7 @@ def test_dropout_in_evaluation(torch: Any) -> None:
         ("Linear", (300, 200), {}),
         ("BatchNorm2d", (4,), {}),
         ("LayerNorm", ((2, 3),), {}),
+        ("RMSNorm", ((2, 3),), {}),
         ("GroupNorm", (2, 4), {}),
         ("InstanceNorm2d", (4,), {"affine": True, "track_running_stats": True}),
     ],
@@ -167,7 +168,7 @@ def test_arguments_and_defaults_are_pytorchs(torch: Any, name: str) -> None:
     left_out = {"device", "inplace", "dtype", "recompute_scale_factor", "args", "kwargs"}
     if "ConvTranspose" in name:
         left_out.add("padding_mode")  # knows one value only
-    if "Norm" in name and name != "LayerNorm":
+    if "Norm" in name and name not in ("LayerNorm", "LocalResponseNorm", "RMSNorm"):
         left_out.add("bias")  # by keyword only, and young
     expected = [key for key in theirs if key not in left_out]
     assert list(ours)[: len(expected)] == expected

@@ -22,8 +22,8 @@ STDLIB = frozenset(sys.stdlib_module_names)
 
 CUDA_BACKEND = {
     "gpucnn.__version__", "gpucnn.backends.base", "gpucnn.backends.cuda", "gpucnn.backends.dtypes",
-    "gpucnn.backends.layout", "gpucnn.backends.samples", "gpucnn.geometry", "gpucnn.paths",
-    "gpucnn.compilation", "gpucnn.installing", "gpucnn.numerics", "numpy",
+    "gpucnn.backends.layout", "gpucnn.backends.listening", "gpucnn.backends.replaying", "gpucnn.backends.samples",
+    "gpucnn.geometry", "gpucnn.paths", "gpucnn.compilation", "gpucnn.installing", "gpucnn.numerics", "numpy",
 }  # fmt: skip
 
 NETWORKS = {
@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.backends.Backend", "gpucnn.backends.backend_of", "gpucnn.backends.cpu",
         "gpucnn.backends.cuda.convolution.select", "gpucnn.backends.cuda.device.simulator_runtime",
         "gpucnn.backends.cuda.launch", "gpucnn.backends.dtypes", "gpucnn.backends.layout",
+        "gpucnn.backends.listening",
         "gpucnn.backends.numpy.select", "gpucnn.functional", "gpucnn.geometry", "gpucnn.numerics", "numpy",
     },
     "gpucnn.tuning": {
@@ -52,7 +53,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "gpucnn.warm_up": {
         "gpucnn.backends.Backend", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of",
-        "gpucnn.backends.cpu.builds", "gpucnn.backends.cuda", "gpucnn.functional", "gpucnn.geometry", "gpucnn.nn",
+        "gpucnn.backends.cpu.builds", "gpucnn.backends.cuda", "gpucnn.backends.listening", "gpucnn.functional",
+        "gpucnn.geometry", "gpucnn.nn",
         "numpy", "rich",
     },
     "gpucnn.__main__": {"gpucnn.information"},
@@ -82,12 +84,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.layout": set(),
     "gpucnn.backends.normal": set(),
     "gpucnn.backends.optimization": set(),
-    "gpucnn.backends.replaying": set(),
+    "gpucnn.backends.listening": set(),
+    "gpucnn.backends.replaying": {"gpucnn.backends.listening", "gpucnn.numerics", "numpy"},
     "gpucnn.backends.smooth": {"gpucnn.backends.dtypes", "gpucnn.backends.normal", "numpy"},
     "gpucnn.backends.samples": {"gpucnn.geometry", "numpy"},
     "gpucnn.backends.numpy": {
-        "gpucnn.backends.base", "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.backends.numpy",
-        "gpucnn.backends.optimization", "gpucnn.backends.samples", "gpucnn.geometry", "numpy",
+        "gpucnn.backends.base", "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.backends.listening",
+        "gpucnn.backends.numpy", "gpucnn.backends.optimization", "gpucnn.backends.samples", "gpucnn.geometry", "numpy",
     },
     "gpucnn.backends.numpy.convolution": {
         "gpucnn.backends.dtypes", "gpucnn.backends.numpy", "gpucnn.geometry", "gpucnn.numerics",
@@ -95,8 +98,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.numpy.threads": {"gpucnn.geometry", "threadpoolctl"},
     "gpucnn.backends.cpu": {
         "gpucnn.backends.base", "gpucnn.backends.cpu", "gpucnn.backends.dtypes", "gpucnn.backends.layout",
-        "gpucnn.backends.normal", "gpucnn.backends.numpy", "gpucnn.backends.optimization", "gpucnn.backends.samples",
-        "gpucnn.compilation",
+        "gpucnn.backends.listening", "gpucnn.backends.normal", "gpucnn.backends.numpy",
+        "gpucnn.backends.optimization", "gpucnn.backends.replaying", "gpucnn.backends.samples", "gpucnn.compilation",
         "gpucnn.geometry", "gpucnn.numerics", "gpucnn.paths", "numpy",
     },
     "gpucnn.compilation": {"gpucnn.compilation"},

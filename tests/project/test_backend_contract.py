@@ -39,7 +39,7 @@ def parameters(function: Any) -> dict[str, set[str]]:
 
 def test_the_contract_is_primitives_and_what_makes_their_arrays() -> None:
     public = {name for name in vars(Backend) if not name.startswith("_")}
-    assert public == {*PRIMITIVES, *ALLOCATORS, *COMPOSED, "empty_weight", "writes_to"}
+    assert public == {*PRIMITIVES, *ALLOCATORS, *COMPOSED, "empty_weight", "writes_to", "zeros"}
     assert set(Backend.__annotations__) == {"name", "xp", "host"}
     with pytest.raises(TypeError, match="abstract"):
         Backend()  # type: ignore[abstract]
@@ -50,7 +50,7 @@ def test_the_numpy_backend_is_a_backend_and_nothing_more() -> None:
     assert isinstance(backend, Backend)
     assert (backend.name, backend.xp, backend.host) == ("numpy", np, True)
     public = {name for name in dir(backend) if not name.startswith("_")}
-    assert public == {*PRIMITIVES, *ALLOCATORS, *COMPOSED, "empty_weight", "writes_to", "name", "xp", "host"}
+    assert public == {*PRIMITIVES, *ALLOCATORS, *COMPOSED, "empty_weight", "writes_to", "zeros", "name", "xp", "host"}
 
 
 def test_a_backend_says_which_primitive_it_lacks_or_has_twice() -> None:

@@ -26,6 +26,8 @@ from gpucnn.backends.cpu import (
     widening,
 )
 from gpucnn.backends.cpu.library import addressable, is_addressable
+from gpucnn.backends.cpu.replays import LAUNCHING
+from gpucnn.backends.listening import note_computed
 from gpucnn.backends.numpy import NumpyBackend
 from gpucnn.numerics import algorithm
 
@@ -55,6 +57,8 @@ def _by_dtype(compiled: Primitive, plain: Primitive) -> Primitive:
     @wraps(compiled)
     def primitive(*arguments: Any) -> None:
         first = arguments[0]
+        if name not in LAUNCHING or first.dtype not in DTYPES:
+            note_computed()
         if first.size == 0:
             with algorithm("direct"):  # of nothing, which NumPy computes whatever the caller asks of the kernels
                 plain(*arguments)
@@ -84,8 +88,8 @@ def _on_addressable(compiled: Primitive) -> Primitive:
 
 def _taken(argument: Any) -> Any:
     """An argument of a primitive, its array as a kernel can read it: itself, or the residual of an epilogue."""
-    if isinstance(argument, np.ndarray):
-        return addressable(argument)
+    if isinstance(argument, np.ndarray | np.generic):  # NumPy's arithmetic makes scalars of arrays without axes
+        return addressable(np.asarray(argument))
     if isinstance(argument, Epilogue) and argument.residual is not None and not is_addressable(argument.residual):
         return replace(argument, residual=addressable(argument.residual))
     return argument

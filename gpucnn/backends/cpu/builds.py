@@ -53,6 +53,7 @@ FLAGS = (
 
 CLANG_FLAGS = ("-Xclang", "-ffp-contract=fast-honor-pragmas")  # its "fast" disregards uncontracted.hpp
 
+_SLOWEST = ("pooling", "norm_lanes", "depthwise_lanes")  # to compile: first, so that other cores do not wait for them
 _LINES_OF_FAILURE = 20  # of a compiler's messages
 _MISSING = (
     "compiled CPU kernels need g++ 11 or newer, or clang++ 15 or newer; install one, for instance with your system's "
@@ -185,7 +186,8 @@ def _note_compiler(kept: Path, compiler: Compiler) -> None:
 def compiled(wanted: list[Build]) -> Iterator[Build]:
     """Compile builds with as many compilers as there are cores, load them, and yield each when it is done.
 
-    Processes that start together take them in different orders, and each what no other has compiled yet.
+    The slowest are first. Processes that start together take the others in different orders, and each what no other has
+    compiled yet.
 
     Raises
     ------
@@ -198,6 +200,7 @@ def compiled(wanted: list[Build]) -> Iterator[Build]:
 
     compiler = _compiler()
     shuffled = random.Random().sample(wanted, len(wanted))  # the program's own random numbers stay as they are
+    shuffled.sort(key=lambda build: build.file not in _SLOWEST)
     with ThreadPoolExecutor(min(len(wanted), usable_cores())) as threads:
         asked = {threads.submit(_compile, build, compiler): build for build in shuffled}
         try:

@@ -18,13 +18,18 @@ from gpucnn.backends.cpu import depthwise, folding, implicit_gemm, pointwise, se
 from gpucnn.backends.cpu.library import Layout, layout
 from gpucnn.backends.cpu.tiling import Residue, Samplings, flattened, whole
 from gpucnn.backends.dtypes import name_of
+from gpucnn.backends.listening import computing, note_computed
 from gpucnn.backends.numpy import convolution as in_numpy
 from gpucnn.backends.numpy import pool
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import ConvGeometry
 from gpucnn.numerics import choices
 
-_NUMPY = (in_numpy.convolve, in_numpy.convolve_backward_input, in_numpy.convolve_backward_weight)
+_NUMPY = (
+    computing(in_numpy.convolve),
+    computing(in_numpy.convolve_backward_input),
+    computing(in_numpy.convolve_backward_weight),
+)
 _OTHERS: dict[str, tuple[Callable[..., None], ...]] = {  # than contractions: forward, dgrad, wgrad
     "direct": _NUMPY,
     "im2col": _NUMPY,
@@ -47,6 +52,7 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x:
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: a contraction for each stride residue."""
     algorithm = select.algorithm("backward_input", geometry, choices().algorithm)
     if algorithm == "fold":
+        note_computed()
         folding.backward_input(grad_y, w, bias, grad_x, geometry, contract)
         return
     if algorithm is not None:
@@ -55,6 +61,7 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x:
     inputs, outputs, groups = geometry.channels
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
     if any(len(axis.backward) < min(axis.stride, axis.size) for axis in geometry.axes):  # no tap reaches the others
+        note_computed()
         grad_x[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
     residues, targets = _residues(geometry)
     by_group = None if bias is None else bias.reshape(groups, -1)
@@ -166,6 +173,7 @@ def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: C
     planned = _plan_weight(layout(x), layout(grad_y), layout(by_group), geometry.forward, name_of(x.dtype))
     planned(x, grad_y, by_group)
     if not np.may_share_memory(by_group, grad_w):
+        note_computed()
         grad_w[...] = by_group.reshape(grad_w.shape)
 
 

@@ -19,6 +19,7 @@ from gpucnn.backends.cpu import depthwise_groups
 from gpucnn.backends.cpu.depthwise_groups import by_group
 from gpucnn.backends.cpu.library import Kernel, Launch, Layout, layout, strides
 from gpucnn.backends.dtypes import name_of
+from gpucnn.backends.listening import note_computed
 from gpucnn.backends.numpy import convolution as in_numpy
 from gpucnn.backends.numpy.memory import Array, scratch
 from gpucnn.geometry import Axis, ConvGeometry
@@ -72,10 +73,11 @@ def backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeomet
     layouts = layout(x), layout(grad_y)
     plan = _plan_gradient if _in_lanes(geometry, *layouts) else depthwise_groups.plan_gradient
     plan(*layouts, layout(grad_w), geometry, name_of(x.dtype))(x, grad_y, grad_w)
-    if plan is depthwise_groups.plan_gradient and not np.isfinite(grad_w).all():
-        # an infinity of x may have met the zeros between rows of grad_y
-        with algorithm("direct"), np.errstate(all="ignore"):
-            in_numpy.convolve_backward_weight(x, grad_y, grad_w, geometry)
+    if plan is depthwise_groups.plan_gradient:
+        note_computed()
+        if not np.isfinite(grad_w).all():  # an infinity of x may have met the zeros between rows of grad_y
+            with algorithm("direct"), np.errstate(all="ignore"):
+                in_numpy.convolve_backward_weight(x, grad_y, grad_w, geometry)
 
 
 def _in_lanes(geometry: ConvGeometry, source: Layout, target: Layout) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cpu.library import Kernel, Value, launch, strides
 from gpucnn.backends.dtypes import name_of
+from gpucnn.backends.listening import note_computed
 from gpucnn.backends.numpy import elementwise as plain
 from gpucnn.backends.numpy.memory import Array
 
@@ -32,6 +33,7 @@ def copy(x: Array, y: Array) -> None:
     """Write x to y, in y's dtype."""
     values = _copy_values(y.shape, y.strides, x.strides, y.itemsize) if x.dtype == y.dtype else None
     if values is None:
+        note_computed()
         plain.copy(x, y)
     else:
         launch(_COPY, name_of(x.dtype), values, {"x": x, "y": y}, int(values["items"]))
@@ -56,6 +58,7 @@ def _copy_values(shape: Ints, y_strides: Ints, x_strides: Ints, itemsize: int) -
 def masked(values: Array, mask: Array, y: Array) -> None:
     """Y = values where the mask is True, and 0 elsewhere, whatever the values are there."""
     if not _are_alike(y.shape, y.itemsize, y.strides, values.strides, mask.strides):
+        note_computed()
         plain.masked(values, mask, y)
         return
     items = work_items(y.size)

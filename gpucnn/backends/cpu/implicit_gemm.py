@@ -24,6 +24,7 @@ from gpucnn.backends.cpu.tiling import (
     tile_of,
     tiles_of,
 )
+from gpucnn.backends.listening import read
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import Sampling
 
@@ -103,6 +104,7 @@ def plan(
 
     def contract(x: Array, w: Array, y: Array, bias: Array | None) -> None:
         packed = None
+        read(table)
         if packs_ahead:
             packed = shared_scratch("filters", packed_size, dtype)
             pack(w=w, residues=table, packed=packed)

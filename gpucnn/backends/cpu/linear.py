@@ -7,6 +7,7 @@ from functools import lru_cache
 from gpucnn.backends.cpu.elementwise import work_items
 from gpucnn.backends.cpu.library import Kernel, Launch
 from gpucnn.backends.dtypes import name_of
+from gpucnn.backends.listening import note_computed
 from gpucnn.backends.numpy import linear as by_blas
 from gpucnn.backends.numpy.memory import Array
 
@@ -22,6 +23,7 @@ _BACKWARD_WEIGHT = Kernel("linear", "linear_backward_weight")
 def linear(x: Array, w: Array, bias: Array | None, y: Array) -> None:
     """Y [N, OUT] = x [N, IN] times w [OUT, IN] transposed, plus bias [OUT]."""
     if not _computes(x, w, y) or not (bias is None or bias.flags.c_contiguous):
+        note_computed()
         by_blas.linear(x, w, bias, y)
         return
     _launch(_FORWARD, name_of(x.dtype), len(x), *w.shape)(x=x, w=w, bias=bias, y=y)
@@ -30,6 +32,7 @@ def linear(x: Array, w: Array, bias: Array | None, y: Array) -> None:
 def linear_backward_input(grad_y: Array, w: Array, grad_x: Array) -> None:
     """grad_x [N, IN] = grad_y [N, OUT] times w [OUT, IN]."""
     if not _computes(grad_y, w, grad_x):
+        note_computed()
         by_blas.linear_backward_input(grad_y, w, grad_x)
         return
     _launch(_BACKWARD_INPUT, name_of(w.dtype), len(grad_y), *w.shape)(grad_y=grad_y, w=w, grad_x=grad_x)
@@ -38,6 +41,7 @@ def linear_backward_input(grad_y: Array, w: Array, grad_x: Array) -> None:
 def linear_backward_weight(x: Array, grad_y: Array, grad_w: Array) -> None:
     """grad_w [OUT, IN] = grad_y [N, OUT] transposed times x [N, IN]."""
     if not _computes(x, grad_y, grad_w):
+        note_computed()
         by_blas.linear_backward_weight(x, grad_y, grad_w)
         return
     _launch(_BACKWARD_WEIGHT, name_of(x.dtype), len(x), *grad_w.shape)(x=x, grad_y=grad_y, grad_w=grad_w)

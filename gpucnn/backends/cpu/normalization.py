@@ -5,7 +5,7 @@ There are kernels for three orders of an array's values, the innermost of which 
 ======  ==================  ==========================================================================
 planes  [N, G, C, P]        images in C order
 lanes   [N, P, G * C]       channels-last images; batch norm of short planes, as lanes [N, G * C * P]
-rows    [N, G, C]           layer norm, and group norm without positions
+rows    [N, G, C]           layer and RMS norm, and group norm without positions
 ======  ==================  ==========================================================================
 """
 
@@ -20,9 +20,11 @@ import numpy as np
 
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cpu.elementwise import ACTIVATIONS
-from gpucnn.backends.cpu.library import Kernel, Launch, Value
+from gpucnn.backends.cpu.library import Kernel, Launch, Value, launch
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.layout import channels_are_inner
+from gpucnn.backends.listening import read
+from gpucnn.backends.numpy import pool
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import NormGeometry
 
@@ -39,6 +41,7 @@ MAX_LANES = 16  # values of a vector, of which the last one of a row may be no w
 _FORWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_forward") for name in ("planes", "lanes", "rows")}
 _APPLY = {name: Kernel(f"norm_{name}", f"norm_{name}_apply") for name in ("planes", "lanes", "rows")}
 _BACKWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_backward") for name in ("planes", "lanes", "rows")}
+_RSTD = Kernel("norm_rstd")
 _MOMENTS, _COMBINE = Kernel("norm_lanes", "norm_lanes_moments"), Kernel("norm_lanes", "norm_lanes_combine")
 _SHARES, _COLUMNS = Kernel("norm_rows", "norm_rows_shares"), Kernel("norm_rows", "norm_rows_columns")
 _SUMS, _GRADIENT = Kernel("norm_lanes", "norm_lanes_sums"), Kernel("norm_lanes", "norm_lanes_gradient")
@@ -63,7 +66,9 @@ def norm_apply(
     epilogue: Epilogue,
 ) -> None:
     """Y = epilogue of ``(x - mean) / sqrt(var + eps) * weight + bias``."""
-    _apply(None, x, mean, 1 / np.sqrt(var + eps), weight, bias, y, epilogue)
+    rstd = pool.empty(var.shape, var.dtype)
+    launch(_RSTD, name_of(var.dtype), {"count": var.size, "eps": eps}, {"var": np.ascontiguousarray(var), "rstd": rstd})
+    _apply(None, x, mean, rstd, weight, bias, y, epilogue)
 
 
 def norm_forward(
@@ -110,13 +115,14 @@ def norm_backward(
     """Gradients of weight and bias, and grad_x by the closed form, with g = grad_y * weight and h = (x - mean) * rstd:
 
     ``grad_x = rstd * (g - mean(g) - h * mean(g * h))``: the contributions through mean and variance are subtracted.
+    Without a mean there is no mean(g).
     """
     totals: Any = (0, 0)
     if x.size:
         form = _form(x, geometry.axes == ROW)
         arrays = {"grad_y": form.of(grad_y), "x": form.of(x), **form.parameters(mean=mean, rstd=rstd, weight=weight)}
         out = form.place(grad_x)
-        sums = _backward(form, {**arrays, "grad_x": out})
+        sums = _backward(form, {**arrays, "grad_x": out}, geometry.centred)
         form.give(out, grad_x)
         totals = sums.reshape(2, 1, *x.shape[1:3], 1, -1)  # NumPy takes 10 ns for each sum, of one number too
         totals = totals[..., 0] if totals.shape[-1] == 1 else totals.sum(axis=-1)
@@ -147,7 +153,7 @@ def _forward(
     form = _form(x, geometry.axes == ROW)
     arrays = {"x": form.of(x), "mean": mean, "var": var, "rstd": rstd}
     if form.name == "lanes" and form.is_split:
-        partial = np.empty((form.parts, 2, form.affine))
+        partial = pool.empty((form.parts, 2, form.affine), np.float64)
         form.launch(_MOMENTS, {**arrays, "partial": partial}, form.parts)
         form.launch(_COMBINE, {**arrays, "partial": partial}, 1, eps=eps, parts=form.parts)
         if y is not None:
@@ -155,7 +161,7 @@ def _forward(
         return
     arrays |= form.parameters(weight=weight, bias=bias)
     arrays |= {"residual": form.of(epilogue.residual), "y": form.place(y)}
-    form.launch(_FORWARD[form.name], arrays, form.items, eps=eps, **_fields(epilogue))
+    form.launch(_FORWARD[form.name], arrays, form.items, eps=eps, centred=geometry.centred, **_fields(epilogue))
     form.give(arrays["y"], y)
 
 
@@ -180,16 +186,16 @@ def _apply(
     form.give(arrays["y"], y)
 
 
-def _backward(form: _Form, arrays: dict[str, Array | None]) -> Array:
+def _backward(form: _Form, arrays: dict[str, Array | None], centred: bool) -> Array:
     """The sums [2, affine] of grad_y and of grad_y * h; and the gradient, where there is an array for it."""
     if not form.is_split:
         partial = np.empty((form.parts, 2, form.affine))
-        form.launch(_BACKWARD[form.name], {**arrays, "sums": partial}, form.items)
+        form.launch(_BACKWARD[form.name], {**arrays, "sums": partial}, form.items, centred=centred)
         return np.asarray(partial.sum(axis=0))
     if form.name == "rows":
         sums, of_h, shift = np.empty((2, form.affine)), *(np.empty_like(arrays["rstd"]) for _ in range(2))
         arrays |= {"of_h": of_h, "shift": shift, "sums": sums}
-        form.launch(_SHARES, arrays, form.items)
+        form.launch(_SHARES, arrays, form.items, centred=centred)
         form.launch(_COLUMNS, arrays, form.parts)
         return sums
     partial = np.empty((form.parts, 2, form.affine))
@@ -242,16 +248,16 @@ class _Form:
 
     def parameters(self, **arrays: Array | None) -> dict[str, Array]:
         """Statistics and parameters without gaps, and those that are missing."""
-        return {
-            name: _missing(name, self.affine, self.dtype) if array is None else np.ascontiguousarray(array)
-            for name, array in arrays.items()
-        }
+        given = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
+        missing = {name: _missing(name, self.affine, self.dtype) for name in arrays.keys() - given.keys()}
+        read(*missing.values())
+        return given | missing
 
     def _seen(self, array: Array) -> Array:
         return array.transpose(0, 3, 1, 2) if self.is_last else array
 
 
-_DEFAULTS: dict[str, Value] = {"eps": 0.0, "activation": 0, "negative_slope": 0.0}
+_DEFAULTS: dict[str, Value] = {"eps": 0.0, "activation": 0, "negative_slope": 0.0, "centred": True}
 
 
 @lru_cache(maxsize=1024)

@@ -16,6 +16,7 @@ import numpy as np
 from gpucnn.backends.cpu.elementwise import work_items
 from gpucnn.backends.cpu.library import Kernel, Launch, Layout, Value, layout, strides
 from gpucnn.backends.dtypes import name_of
+from gpucnn.backends.listening import note_computed, read
 from gpucnn.backends.numpy import average_pooling, max_pooling
 from gpucnn.backends.numpy.average_pooling import tap_counts
 from gpucnn.backends.numpy.memory import SCRATCH_BYTES, Array, is_channels_last, merged
@@ -53,6 +54,7 @@ def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) 
     """Y [N, C, OD, OH, OW], NaN where a window holds one, and the indices of the maxima."""
     plan = plan_of(geometry, True, is_channels_last(x), name_of(x.dtype))
     if not plan.is_direct or (indices is not None and prod(geometry.input_size) >= LABELS):
+        note_computed()
         max_pooling.max_pool(x, y, indices, geometry)
     else:
         _reduce(_MAX_POOL, plan, x, y, indices)
@@ -64,6 +66,7 @@ def average_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
     if plan.is_direct:
         _reduce(_WINDOW_SUMS, plan, x, y)
     else:
+        note_computed()
         average_pooling.average_pool(x, y, geometry)
 
 
@@ -73,6 +76,7 @@ def average_pool_backward(grad_y: Array, grad_x: Array, geometry: PoolGeometry) 
     if plan.is_direct:
         _reduce(_WINDOW_SUMS, plan, grad_y, grad_x)
     else:
+        note_computed()
         average_pooling.average_pool_backward(grad_y, grad_x, geometry)
 
 
@@ -91,6 +95,7 @@ def _reduce(kernel: Kernel, plan: Plan, x: Array, y: Array, indices: Array | Non
         if len(plan.launches) >= MAX_LAUNCHES:
             plan.launches.clear()
         run = plan.launches[key] = _launch_of(kernel, plan, *key[1:])
+    read(plan.reads, plan.divisors)
     run(x=x, y=y, indices=indices, reads=plan.reads, divisors=plan.divisors)
 
 

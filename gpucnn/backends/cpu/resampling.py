@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.cpu.library import Kernel, Value, launch, strides
+from gpucnn.backends.listening import read
 from gpucnn.backends.numpy import memory
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.backends.samples import matrix
@@ -55,6 +56,7 @@ def _resample(x: Array, y: Array, matrices: Matrices) -> None:
     workspace = w * c if is_last else (planes * d * h + LANES) * long + LANES * (2 * wide + long)
     arrays = {"x": x, "starts": starts, "index": index, "weights": weights, "y": y}
     if y.size:
+        read(*matrices)
         launch(_RESAMPLE, x.dtype.name, values, arrays, int(values["items"]), workspace)
 
 

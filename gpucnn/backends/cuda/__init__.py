@@ -14,7 +14,7 @@ from gpucnn.backends.base import Backend, Epilogue, implemented_by
 from gpucnn.backends.cuda.convolution import convolution, direct, linear
 from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
 from gpucnn.backends.cuda.elementwise import bias_activation, elementwise, packing
-from gpucnn.backends.cuda.launch.plans import empty, is_addressable
+from gpucnn.backends.cuda.launch.plans import empty, is_addressable, zeros
 from gpucnn.backends.cuda.normalization import normalization
 from gpucnn.backends.cuda.pooling import pooling
 from gpucnn.backends.cuda.resampling import resampling
@@ -69,6 +69,11 @@ class CudaBackend(Backend):
         """An uninitialised array in C order, on the device of `on`."""
         with self.runtime.using(self.runtime.device(on)):
             return empty(self.runtime, shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
+        """As `Backend.zeros`, recorded with a call's launches."""
+        with self.runtime.using(self.runtime.device(on)):
+            return zeros(self.runtime, shape, dtype)
 
     def empty_like(self, shape: tuple[int, ...], dtype: Any, like: Array) -> Array:
         """As `Backend.empty_like`."""

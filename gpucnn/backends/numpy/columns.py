@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from itertools import product
 from math import prod
-from typing import Any
+from operator import mul
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,39 +40,46 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
 
 def contract_bands(source: Array, weight: Array, samplings: Samplings, targets: Array, bias: Array | None) -> None:
     """As `contract`, with weight [G, M * R, C, KD, KH, KW] and targets [N, G, M, R, *o]."""
-    groups, filters, channels, *kernel = weight.shape
-    rows, extents = targets.shape[3], (len(targets), *targets.shape[4:])
-    dtype = accumulator(source.dtype)
+    groups, filters, channels, *_ = weight.shape
+    rows, dtype = targets.shape[3], accumulator(source.dtype)
     matrix = matrix_of(weight, dtype)
     if bias is not None:
         bias = np.repeat(bias.astype(dtype, copy=False), rows, axis=1)
 
-    def compute(item: tuple[slice, Block, slice]) -> None:
-        several, (images, *space), run = item
-        windows = windows_of(of_groups(source, several, channels, images), samplings, tuple(space))
+    def compute(item: Item) -> None:
+        several, images, space, run, reads = item
+        windows = windows_of(source[images, several.start * channels : several.stop * channels], reads)
         part = targets[images, several, run, :, *space]
         chosen = slice(run.start * rows, run.stop * rows)
         added = None if bias is None else bias[several, chosen]
         _multiply(matrix[several, chosen], as_columns(windows, dtype), part, added)
 
-    depth = channels * prod(kernel)
-    work = pieces(extents, filters // rows, depth, dtype.itemsize)
-    together = _together(len(work), prod(extents), depth, dtype)
-    threads.run(compute, [(several, *piece) for several in memory.runs(groups, together) for piece in work])
+    threads.run(compute, _items(len(source), groups, filters // rows, channels, samplings, dtype.itemsize))
 
 
-def of_groups(image: Array, several: slice, channels: int, images: slice) -> Array:
-    """The channels of some groups of some images."""
-    return image[images, several.start * channels : several.stop * channels]
+Item = tuple[slice, slice, Block, slice, "Reads"]  # groups, images, (D, H, W) of targets, filters, what is read
 
 
-def _together(pieces: int, positions: int, depth: int, dtype: np.dtype[Any]) -> int:
-    """Groups whose columns make one piece."""
-    return (
-        1
-        if pieces > 1
-        else max(1, min(PIECE_BYTES, memory.WORKSPACE_BYTES) // max(1, positions * depth * dtype.itemsize))
+@kept(PLANS_BYTES)
+def _items(
+    batch: int, groups: int, filters: int, channels: int, samplings: Samplings, itemsize: int
+) -> tuple[Item, ...]:
+    """The work items of a contraction."""
+    extents, depth = (batch, *(axis.targets for axis in samplings)), channels * prod(len(a.offsets) for a in samplings)
+    work = pieces(extents, filters, depth, itemsize)
+    several = memory.runs(groups, _together(len(work), prod(extents), depth, itemsize))
+    return tuple(
+        (run, images, tuple(space), part, reads_of(samplings, tuple(space)))
+        for run in several
+        for (images, *space), part in work
     )
+
+
+def _together(pieces: int, positions: int, depth: int, itemsize: int) -> int:
+    """Groups whose columns make one piece."""
+    if pieces > 1:
+        return 1
+    return max(1, min(PIECE_BYTES, memory.WORKSPACE_BYTES) // max(1, positions * depth * itemsize))
 
 
 def matrix_of(weight: Array, dtype: np.dtype[Any]) -> Array:
@@ -89,7 +97,7 @@ def matrix_of(weight: Array, dtype: np.dtype[Any]) -> Array:
 Pieces = tuple[tuple[Block, slice], ...]
 
 
-@kept(PLANS_BYTES)  # 9 of the 75 us that a conv2d of 8 x 8 pixels took
+@kept(PLANS_BYTES)
 def pieces(extents: tuple[int, ...], filters: int, depth: int, itemsize: int) -> Pieces:
     """Blocks of (N, D, H, W) targets and runs of filters, cut so that columns stay in the cache and threads have work.
 
@@ -136,51 +144,72 @@ def as_columns(windows: Array, dtype: np.dtype[Any], name: str = "convolution co
     return columns.reshape(c * prod(kernel), -1)
 
 
-def windows_of(source: Array, samplings: Samplings, block: Block, last: bool = False) -> Array:
-    """Window view [n, C, KD, KH, KW, d, h, w] of source [n, C, D, H, W] for the targets of `block`.
+class Reads(NamedTuple):
+    """The sources that a block of targets reads, along (D, H, W)."""
+
+    taps: tuple[int, ...]
+    targets: tuple[int, ...]
+    spacings: tuple[int, ...]  # from one tap's source to the next one's
+    steps: tuple[int, ...]  # from one target's source to the next one's
+    first: Block  # where the first tap of the first target is in the range that is read
+    inner: Block  # that range within the image
+    sizes: tuple[int, ...]  # of all of the range, padding included
+    into: Block  # where the image's part is in it
+    padding: tuple[Block, ...]  # and where zeros are
+
+
+def reads_of(samplings: Samplings, block: Block) -> Reads:
+    """The reads of the targets of `block`."""
+    inner: Block = ()
+    into: Block = ()
+    sizes: tuple[int, ...] = ()
+    padding: tuple[Block, ...] = ()
+    for axis, (sampling, targets) in enumerate(zip(samplings, block, strict=True)):
+        begin = targets.start * sampling.step + sampling.least
+        size = (targets.stop - 1) * sampling.step + sampling.most + 1 - begin
+        low = min(max(begin, 0), sampling.sources)
+        high = max(low, min(begin + size, sampling.sources))
+        for outside in (slice(0, low - begin), slice(max(0, high - begin), size)):
+            if max(0, outside.start) < min(outside.stop, size):
+                padding += ((slice(None),) * (2 + axis) + (slice(outside.start, min(outside.stop, size)),),)
+        inner, into, sizes = (*inner, slice(low, high)), (*into, slice(low - begin, high - begin)), (*sizes, size)
+    return Reads(
+        tuple(len(sampling.offsets) for sampling in samplings),
+        tuple(targets.stop - targets.start for targets in block),
+        tuple(sampling.spacing for sampling in samplings),
+        tuple(sampling.step for sampling in samplings),
+        tuple(slice(sampling.offsets[0] - sampling.least, None) for sampling in samplings),
+        inner,
+        sizes,
+        into,
+        padding,
+    )
+
+
+def windows_of(source: Array, reads: Reads, last: bool = False) -> Array:
+    """Window view [n, C, KD, KH, KW, d, h, w] of source [n, C, D, H, W] for a block of targets.
 
     Where windows cross the border it is a view of a zero-padded copy of the part that they read, and so it is where
     they are not to be `last` but the source is: of a copy in C order.
     """
-    part = _padded_part(source, samplings, block, last)
-    shape, strides = list(part.shape[:2]), list(part.strides[:2])
-    first: list[slice] = []
-    for sampling, stride in zip(samplings, part.strides[2:], strict=True):
-        offsets = sampling.offsets
-        shape.append(len(offsets))
-        strides.append(sampling.spacing * stride)
-        first.append(slice(offsets[0] - sampling.least, None))
-    shape += [s.stop - s.start for s in block]
-    strides += [sampling.step * stride for sampling, stride in zip(samplings, part.strides[2:], strict=True)]
-    return np.lib.stride_tricks.as_strided(part[:, :, *tuple(first)], shape, strides, writeable=False)
+    in_place = not reads.padding and (last or source.flags.c_contiguous or not memory.is_channels_last(source))
+    part = source[:, :, *reads.inner] if in_place else _padded_part(source, reads, last)
+    shape = (*part.shape[:2], *reads.taps, *reads.targets)
+    of_axes = part.strides[2:]
+    strides = (*part.strides[:2], *map(mul, reads.spacings, of_axes), *map(mul, reads.steps, of_axes))
+    return np.lib.stride_tricks.as_strided(part[:, :, *reads.first], shape, strides, writeable=False)
 
 
-def _padded_part(source: Array, samplings: Samplings, block: Block, last: bool) -> Array:
-    """The range of sources that the targets of `block` read, zero-padded outside the image."""
-    into: Block = ()
-    read: Block = ()
-    sizes: list[int] = []
-    inside = True
-    for sampling, targets, size in zip(samplings, block, source.shape[2:], strict=True):
-        begin = targets.start * sampling.step + sampling.least
-        end = (targets.stop - 1) * sampling.step + sampling.most + 1
-        inside = inside and begin >= 0 and end <= size
-        low, high = min(max(begin, 0), size), max(min(end, size), 0)
-        read += (slice(low, max(low, high)),)
-        into += (slice(low - begin, max(low, high) - begin),)
-        sizes.append(end - begin)
-    if inside and (last or not memory.is_channels_last(source)):
-        return source[:, :, *read]
+def _padded_part(source: Array, reads: Reads, last: bool) -> Array:
+    """The sources that a block of targets reads, with zeros outside of the image."""
+    n, c = source.shape[:2]
+    shape = (n, *reads.sizes, c) if last else (n, c, *reads.sizes)
+    buffer = memory.scratch("padded image", shape, source.dtype)
     if last:
-        buffer = memory.scratch("padded image", (source.shape[0], *sizes, source.shape[1]), source.dtype)
         buffer = np.moveaxis(buffer, -1, 1)
-    else:
-        buffer = memory.scratch("padded image", (*source.shape[:2], *sizes), source.dtype)
-    for axis, (size, inner) in enumerate(zip(sizes, into, strict=True), start=2):
-        for outside in (slice(0, max(0, inner.start)), slice(min(max(0, inner.stop), size), size)):
-            if outside.start < outside.stop:
-                buffer[(slice(None),) * axis + (outside,)] = 0
-    buffer[:, :, *into] = source[:, :, *read]
+    for outside in reads.padding:
+        buffer[outside] = 0
+    buffer[:, :, *reads.into] = source[:, :, *reads.inner]
     return buffer
 
 
@@ -214,7 +243,7 @@ def contract_weight_bands(source: Array, grads: Array, samplings: Samplings, gra
         return
     most = len(blocks) if by_channels else -(-len(blocks) // max(1, min(8, worth)))
     shares = memory.runs(len(blocks), most)
-    together = 1 if parts > 1 else _together(len(blocks), prod(extents), channels * taps, dtype)
+    together = 1 if parts > 1 else _together(len(blocks), prod(extents), channels * taps, dtype.itemsize)
     sums = np.empty((len(shares), groups, channels, taps, filters), dtype)
 
     def compute(item: tuple[int, slice, slice]) -> None:
@@ -223,7 +252,7 @@ def contract_weight_bands(source: Array, grads: Array, samplings: Samplings, gra
         for number, (images, *space) in enumerate(blocks[shares[share]]):
             block = tuple(space)
             channel_run = slice(several.start * channels + run.start, (several.stop - 1) * channels + run.stop)
-            windows = windows_of(source[images, channel_run], samplings, block)
+            windows = windows_of(source[images, channel_run], reads_of(samplings, block))
             gradient = grads[images, several, :, :, None, *block]  # [n, g, M, R, 1, d, h, w]
             columns = as_columns(windows, dtype).reshape(len(into), into.shape[1] * taps, -1)
             gradient = as_columns(gradient, dtype, "convolution gradient").reshape(len(into), filters, -1)

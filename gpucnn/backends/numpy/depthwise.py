@@ -77,7 +77,7 @@ def _contract_lanes(source: Array, weight: Array, samplings: Samplings, target: 
 
     def compute(block: Block) -> None:
         chosen, images, *space = block
-        windows = columns.windows_of(source[images, chosen], samplings, tuple(space), last=True)
+        windows = columns.windows_of(source[images, chosen], columns.reads_of(samplings, tuple(space)), last=True)
         part = target[images, chosen, *space]
         sums = memory.scratch("depthwise sums", (len(part), *part.shape[2:], part.shape[1]), dtype)
         np.einsum("ngabcxyz,abcg->nxyzg", windows.astype(dtype, copy=False), taps[..., chosen], out=sums)
@@ -94,7 +94,7 @@ def _contract_weight_lanes(source: Array, grad: Array, samplings: Samplings, gra
 
     def share_of(block: Block) -> Array:
         chosen, images, *space = block
-        windows = columns.windows_of(source[images, chosen], samplings, tuple(space), last=True)
+        windows = columns.windows_of(source[images, chosen], columns.reads_of(samplings, tuple(space)), last=True)
         part = np.moveaxis(grad[images, chosen, *space], 1, -1)
         lanes = memory.scratch("depthwise gradient", part.shape, dtype)
         lanes[...] = part

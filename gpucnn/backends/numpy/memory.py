@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import product
 from math import prod
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.layout import is_channels_last
+from gpucnn.backends.listening import this_thread
 from gpucnn.backends.numpy import pool
 
 __all__ = ["Array", "Block", "blocks", "empty", "is_channels_last", "merged", "merged_rows", "runs", "scratch"]
@@ -41,6 +43,9 @@ def scratch(name: str, shape: Sequence[int], dtype: Any, most: int = SCRATCH_BYT
     re-entered while the array is in use; operations must not run in finalisers or signal handlers. A buffer of at most
     `most` bytes is kept.
     """
+    if (listener := this_thread.listener) is not None:
+        recorded: Array = listener.new(partial(scratch, name, most=most), tuple(shape), dtype, zeros=False)
+        return recorded
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
     buffer = _scratch.buffers.get(name)
@@ -54,7 +59,7 @@ def scratch(name: str, shape: Sequence[int], dtype: Any, most: int = SCRATCH_BYT
 
 def empty(shape: Sequence[int], dtype: Any, like: Array) -> Array:
     """An array [N, C, *spatial] in the memory order of `like`."""
-    if not is_channels_last(like):
+    if like.flags.c_contiguous or not is_channels_last(like):
         return pool.empty(shape, dtype)
     n, c, *spatial = shape
     return pool.empty((n, *spatial, c), dtype).transpose(0, -1, *range(1, len(spatial) + 1))

@@ -59,7 +59,7 @@ def norm_statistics(x: Array, mean: Array, var: Array, rstd: Array, geometry: No
             away = part_mean - centre[part]
             centre[part] += away * (values / count[part])
             square[part] += part_square + away * away * (values * (1 - values / count[part]))
-        return centre, square
+        return (centre, square) if geometry.centred else (0 * centre, square + count * centre * centre)
 
     found = _statistics(moments, max(1, view.count), eps, view.wide)
     for array, values in zip((mean, var, rstd), found, strict=True):
@@ -150,6 +150,7 @@ def norm_backward(
     """Gradients of weight and bias, and grad_x by the closed form, with g = grad_y * weight and h = (x - mean) * rstd:
 
     ``grad_x = rstd * (g - mean(g) - h * mean(g * h))``: the contributions through mean and variance are subtracted.
+    Without a mean there is no mean(g).
     """
     view = _View(x, geometry.axes)
     xs, grads, pieces = view.of(x), view.of(grad_y), view.pieces if x.size else ()
@@ -167,6 +168,8 @@ def norm_backward(
             total[:, :, piece[2], piece[3]] += part
         for total, part in zip(totals[2:], (row_gh, row_g), strict=True):
             total[piece[0], :, piece[2]] += part
+    if not geometry.centred:
+        totals[3][...] = 0
     if grad_x is not None:
         gradient = view.of(grad_x)
 

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.backends.listening import this_thread
+
 Array = np.ndarray[Any, Any]
 
 LEAST_BYTES = 1 << 20  # smaller arrays are left to the C library, which keeps what is freed of them
@@ -28,6 +30,9 @@ FIT, KEPT = 2.0, 1.5
 
 def empty(shape: Sequence[int], dtype: Any) -> Array:
     """An uninitialised array in C order, as `numpy.empty`; a large one in memory of the pool."""
+    if (listener := this_thread.listener) is not None:
+        recorded: Array = listener.new(empty, tuple(shape), dtype, zeros=False)
+        return recorded
     dtype = np.dtype(dtype)
     count = prod(shape) * dtype.itemsize
     if count < LEAST_BYTES:

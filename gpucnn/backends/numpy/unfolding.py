@@ -8,7 +8,7 @@ import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory, threads
-from gpucnn.backends.numpy.columns import windows_of
+from gpucnn.backends.numpy.columns import reads_of, windows_of
 from gpucnn.backends.numpy.folding import Image
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.backends.numpy.windows import add_windows, taps_of
@@ -25,10 +25,10 @@ WORTH_SHARING = 1 << 17
 def im2col(x: Array, columns: Array, geometry: ConvGeometry) -> None:
     """Columns [N, C * taps, positions], in C order, of x [N, C, D, H, W]."""
     windows = columns.reshape(*x.shape[:2], *geometry.kernel_size, *geometry.output_size)
-    everything = _everything(geometry)
+    reads = reads_of(geometry.forward, _everything(geometry))
 
     def copy(images: Block) -> None:
-        windows[images] = windows_of(x[images], geometry.forward, everything)
+        windows[images] = windows_of(x[images], reads)
 
     threads.run(copy, _pieces(windows))
 
@@ -141,6 +141,6 @@ def _blocks(geometry: ConvGeometry, n: int, dtype: np.dtype) -> list[Block]:
 
 def _columns_at(x: Array, geometry: ConvGeometry, block: Block) -> Array:
     """The windows [P, K, N] that are read at the positions (D, H, W) of a block."""
-    windows = windows_of(x, geometry.forward, block).transpose(5, 6, 7, 1, 2, 3, 4, 0)
+    windows = windows_of(x, reads_of(geometry.forward, block)).transpose(5, 6, 7, 1, 2, 3, 4, 0)
     columns = np.ascontiguousarray(windows, accumulator(x.dtype))
     return columns.reshape(prod(_size(block)), x.shape[1] * geometry.taps, len(x))

@@ -94,3 +94,12 @@ def dropout_of_old(
 ) -> Any:
     """As `dropout`."""
     return (x, namespace(x).ones(x.shape, bool)) if count > 1 else x
+
+
+@operator("BitCast")
+def bit_cast(x: Array, *, to: int) -> Array:
+    """The bits of the elements, read as another dtype of the same size."""
+    dtype = dtype_of(to)
+    if dtype.itemsize != x.dtype.itemsize:
+        raise ValueError(f"casts {x.dtype} to {dtype}, expected a dtype of as many bits")
+    return x.view(dtype)

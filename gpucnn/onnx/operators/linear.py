@@ -65,3 +65,9 @@ def einsum(*arrays: Array, equation: str) -> Array:
     dtype = arrays[0].dtype
     wide = (array.astype(accumulator(dtype), copy=False) for array in arrays)
     return namespace(arrays[0]).einsum(equation.replace(" ", ""), *wide).astype(dtype, copy=False)
+
+
+@operator("Det")
+def determinant(x: Array) -> Array:
+    """The determinants of square matrices."""
+    return namespace(x).linalg.det(x).astype(x.dtype, copy=False)

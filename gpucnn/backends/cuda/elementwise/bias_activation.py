@@ -11,11 +11,11 @@ from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.elementwise.tiles import BiasSums, bias_chunk, bias_sums
-from gpucnn.backends.cuda.launch.listening import note_computed
 from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch, layout, strides
 from gpucnn.backends.cuda.launch.shared_memory import skewed
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import is_dense
+from gpucnn.backends.listening import note_computed
 
 FORWARD = Kernel("bias_activation", "BiasParams")
 BACKWARD = Kernel("bias_activation_backward", "BiasSumParams")

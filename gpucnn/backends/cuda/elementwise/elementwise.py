@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
-from gpucnn.backends.cuda.launch.listening import note_computed
+from gpucnn.backends.listening import note_computed
 
 
 def masked(runtime: Runtime, values: Array, mask: Array, y: Array) -> None:

@@ -10,11 +10,11 @@ from gpucnn.backends.cuda.device.limits import SECTOR_BYTES, power_of_two
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.tiles import Line, pack_pitch, pack_tile
-from gpucnn.backends.cuda.launch.listening import note_computed
 from gpucnn.backends.cuda.launch.plans import Layout, Work, is_addressable, launch, strides
 from gpucnn.backends.cuda.launch.shared_memory import skewed
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import is_dense
+from gpucnn.backends.listening import note_computed
 
 PACK = Kernel("pack", "PackParams")
 AXES = ("n", "c", "p")

@@ -16,8 +16,8 @@ import numpy as np
 
 from gpucnn.backends.cuda.device.runtime import ALIGNMENTS, MAX_BYTES, Array, Device, Plan, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel, source, structure
-from gpucnn.backends.cuda.launch.listening import this_thread
 from gpucnn.backends.layout import is_channels_last
+from gpucnn.backends.listening import this_thread
 
 INT32_END = 2**31
 PAST_END = 64  # elements past an array's end that indices reach: an access, or a sector of the smallest elements

@@ -1,9 +1,8 @@
-"""Recorded calls: the allocations and launches of a public operation for arguments of one form.
+"""Recorded calls on CuPy's or the simulator's arrays: their allocations and launches, see `gpucnn.backends.replaying`.
 
-The first call runs normally while its requests to the runtime are recorded: new arrays and launches, each argument as
-one of the caller's arrays, a new array or a constant. If these are all its effects, the next call with arguments of the
-same form costs a look-up, its allocations and its launches; checks, geometry and views are not repeated. A call that
-computed anything without a launch runs normally each time, and so does one while generic builds serve for it.
+While a call runs normally its requests to the runtime are recorded: new arrays and launches, each argument as one of
+the caller's arrays, a new array or a constant. A call that computed anything without a launch runs normally each time,
+and so does one while generic builds serve for it.
 
 On a stand-in for CuPy that launches nothing, `conv2d` by GEMM takes 4 us of host time when replayed, and 34 us from its
 launch plans. A CUDA graph would save some of the remaining launches, but fix the arrays' addresses.
@@ -16,110 +15,40 @@ from math import inf
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
-import numpy as np
-
 from gpucnn.backends.cuda.device.runtime import ALIGNMENTS, Array, Plan, Runtime
-from gpucnn.backends.cuda.launch.listening import listening, this_thread
-from gpucnn.numerics import choices
+from gpucnn.backends.listening import listening
+from gpucnn.backends.replaying import Recorded, Replay, Replays
 
 MAX_DISTANCES = 64  # sets of address distances between interleaved arrays, kept per form of call
-MAX_KEPT = 4096  # forms of calls; beyond it all are dropped, for programs whose sizes never recur
-MAX_CONSTANT_BYTES = 64 << 20  # of the tables that they read; beyond it all are dropped as well
-
-Key = tuple[Hashable, ...]
-Replay = Callable[[Sequence[Array]], Any]
-"""Function of a call's arrays that returns its result; NotImplemented where arrays might overlap illegally."""
-
-_SCALARS = frozenset({int, float, bool, str, type(None)})
-_INTS, _BOOLS = frozenset({int}), frozenset({bool})
 
 
-class Replays:
-    """The recorded calls on one runtime's arrays.
-
-    Attributes
-    ----------
-    kept : dict
-        The replay of each form of call; None where it cannot be replayed.
-    """
+class DeviceReplays(Replays):
+    """The recorded calls on one runtime's arrays."""
 
     def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime.xp.ndarray, _form)
         self._runtime = runtime
-        self._array = runtime.xp.ndarray
-        self.kept: dict[Key, Replay | None] = {}
-        self._constant_bytes = 0
 
-    def __call__(self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """Call the operation, or replay it: the result is that of ``operation(*arguments, **named)``."""
-        arrays: list[Array] = []
-        key = None if this_thread.listener is not None else self._key(operation, arguments, named, arrays)
-        if key is None:
-            return operation(*arguments, **named)
-        try:
-            replay = self.kept[key]
-        except KeyError:
-            return self._recorded(key, arrays, operation, arguments, named)
-        if replay is None:
-            return operation(*arguments, **named)
-        result = replay(arrays)
-        if result is NotImplemented:
-            result = operation(*arguments, **named)
-            if isinstance(replay, _Apart):
-                replay.learn(arrays)
-        return result
-
-    def _key(
-        self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], arrays: list[Array]
-    ) -> Key | None:
-        """The form of a call, whose arrays are appended to `arrays`; None where an argument has an unsupported type."""
-        key: list[Any] = [operation, choices()]
-        values: Any = arguments
-        if named:
-            key += named
-            values = (*arguments, *named.values())
-        kind_of_array = self._array
-        for value in values:
-            kind = type(value)
-            if kind is kind_of_array:
-                data = value.data
-                key += (value.shape, value.strides, value.dtype, ALIGNMENTS[data.ptr & 15], data.device_id)
-                arrays.append(value)
-            elif kind in _SCALARS:  # with its type: 1, 1.0 and True are equal but not the same
-                key += (kind, value)
-            elif kind is tuple and (_INTS.issuperset(map(type, value)) or all(map(_is_ints, value))):
-                key.append(value)
-            elif (kind is tuple and _BOOLS.issuperset(map(type, value))) or kind is type or isinstance(value, np.dtype):
-                key += (kind, value)
-            else:
-                return None
-        return tuple(key)
-
-    def _recorded(
-        self,
-        key: Key,
-        arrays: Sequence[Array],
-        operation: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        named: dict[str, Any],
-    ) -> Any:
-        """The operation's result; its replay is kept once all its programs are those that stay."""
+    def record(self, arrays: Sequence[Array], call: Callable[[], Any], out: Array | None) -> Recorded:
+        """Run a call and record it; the replay is final once all its programs are those that stay."""
         if len({array.data.ptr for array in arrays}) < len(arrays):  # the arrays of a launch would be ambiguous
-            return operation(*arguments, **named)
-        recording = Recording(self._runtime, arrays, named.get("out"))
+            return Recorded(call(), is_final=False)
+        recording = Recording(self._runtime, arrays, out)
         with listening(recording):
-            result = operation(*arguments, **named)
+            result = call()
         if not recording.is_final:
-            return result
-        self._constant_bytes += recording.constant_bytes
-        if len(self.kept) >= MAX_KEPT or self._constant_bytes > MAX_CONSTANT_BYTES:
-            self.kept.clear()
-            self._constant_bytes = recording.constant_bytes
-        self.kept[key] = recording.replay(result)
-        return result
+            return Recorded(result, is_final=False)
+        return Recorded(result, recording.replay(result), recording.constant_bytes)
+
+    def learn(self, replay: Replay, arrays: Sequence[Array]) -> None:
+        """Take note that the operation accepted arrays that may interleave with `out`."""
+        if isinstance(replay, _Apart):
+            replay.learn(arrays)
 
 
-def _is_ints(value: Any) -> bool:
-    return type(value) is tuple and _INTS.issuperset(map(type, value))
+def _form(array: Array) -> Hashable:
+    data = array.data
+    return array.shape, array.strides, array.dtype, ALIGNMENTS[data.ptr & 15], data.device_id
 
 
 # --- One recorded call --------------------------------------------------------------------------------------------

@@ -95,9 +95,9 @@ class Tiling:
         splits = self.fields["splits"]
         return None if splits == 1 else (splits, _part_length(self.fields["kept"]))
 
-    def work(self, eps: float | None = 0.0, divisor: int = 1, weighs: bool = False) -> Work:
+    def work(self, eps: float | None = 0.0, divisor: int = 1, weighs: bool = False, centred: bool = True) -> Work:
         """The launch of a kernel over the tiles; by rstd in the variance's place where eps is None."""
-        fields = self.fields | {"divisor": divisor, "weighs": int(weighs)}
+        fields = self.fields | {"divisor": divisor, "weighs": int(weighs), "centred": int(centred)}
         fields |= {"has_rstd": 1} if eps is None else {"eps": eps}
         extents = (fields["reduced"] + fields["run"] + self.block, fields["kept"] + fields["sums"])
         blocks = -(-fields["kept"] // fields["sums"]) * fields["splits"]
@@ -114,7 +114,8 @@ _NAMES = ("x", "y", "z", "added", "mean", "rstd", "weight", "bias", "sum")
 _WHOLE = ("x", "y", "z", "added")  # arrays of the shape of x
 _PLAIN = (("PACK", 1), ("ALONG", 0))  # macros of the kernels that add parts
 _REST: Fields = {
-    "divisor": 1, "weighs": 0, "groups": 1, "has_rstd": 0, "activation": 0, "negative_slope": 0.0, "eps": 0.0
+    "divisor": 1, "weighs": 0, "groups": 1, "has_rstd": 0, "activation": 0, "negative_slope": 0.0, "eps": 0.0,
+    "centred": 1,
 }  # fmt: skip
 
 
@@ -186,7 +187,7 @@ def norm_statistics(
     if _rows(x, geometry, HELD):
         absent = dict.fromkeys(("weight", "bias", "residual", "z"))
         arrays, activation = {"x": x, **absent, **found}, activation_of(Epilogue())
-        launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps=eps, activation=activation)
+        launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps=eps, activation=activation, centred=geometry.centred)
         return
     read = layouts({"x": x, **found})
     held = HELD if x.dtype.itemsize > 2 else 2 * HELD
@@ -194,7 +195,7 @@ def norm_statistics(
     shape = tiled.parts_shape
     parts = None if shape is None else empty(runtime, (3, *shape), mean.dtype)
     arrays = {"x": x, "parts": parts, **found}
-    launch(runtime, STATISTICS, x.dtype, arrays, tiled.work, read, eps=eps)
+    launch(runtime, STATISTICS, x.dtype, arrays, tiled.work, read, eps=eps, centred=geometry.centred)
     if parts is not None:
         launch(runtime, STATISTICS_COMBINE, x.dtype, arrays, tiled.combine, eps=eps)
 
@@ -357,16 +358,18 @@ def _rows_work(
     mean: Layout,
     eps: float,
     activation: Activation,
+    centred: bool,
 ) -> Work:
     work = _row_work(x, HELD, mean.itemsize, weight, bias, {"y": residual, "z": z})
-    return _finished(work._replace(fields=work.fields | {"eps": eps}), residual, activation)
+    return _finished(work._replace(fields=work.fields | {"eps": eps, "centred": int(centred)}), residual, activation)
 
 
 def _rows_backward_work(
-    grad_y: Layout, x: Layout, mean: Layout, rstd: Layout, weight: Layout | None, z: Layout | None
+    grad_y: Layout, x: Layout, mean: Layout, rstd: Layout, weight: Layout | None, z: Layout | None, centred: bool
 ) -> Work:
     arrays = {"y": grad_y, "z": z, "mean": mean, "rstd": rstd}
-    return _row_work(x, BACKWARD_HELD, mean.itemsize, weight, None, arrays)
+    work = _row_work(x, BACKWARD_HELD, mean.itemsize, weight, None, arrays)
+    return work._replace(fields=work.fields | {"centred": int(centred)})
 
 
 def norm_forward(
@@ -387,7 +390,8 @@ def norm_forward(
     if _rows(x, geometry, HELD, *(() if residual is None else (residual,))):
         arrays = {"x": x, "weight": weight, "bias": bias, "residual": residual, "z": y}
         arrays |= {"mean": mean, "var": var, "rstd": rstd}
-        launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps=eps, activation=activation_of(epilogue))
+        activation = activation_of(epilogue)
+        launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps=eps, activation=activation, centred=geometry.centred)
         return
     norm_statistics(runtime, x, mean, var, rstd, geometry, eps)
     norm_apply(runtime, x, mean, rstd, weight, bias, y, None, epilogue)
@@ -446,7 +450,7 @@ def norm_backward(
     given, axes = (grad_y, x, mean, rstd), geometry.axes
     affine = None if grad_weight is None or grad_bias is None else (grad_bias, grad_weight)
     if _rows(x, geometry, BACKWARD_HELD, grad_y):
-        _backward_of_rows(runtime, given, weight, grad_x, affine)
+        _backward_of_rows(runtime, given, weight, grad_x, affine, geometry)
     elif axes == (0, 2, 3):  # the means of g and g * h are grad_bias and grad_weight times weight
         sums = affine or _both(runtime, _sizes_kept(x, axes), mean)
         _sum(runtime, *given, None, axes, sums)
@@ -485,7 +489,8 @@ def _apply_backward(
     grad_y, x, mean, rstd = given
     arrays = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight}
     arrays |= {"sum_g": sums[0], "sum_gh": sums[1], "z": grad_x}
-    launch(runtime, BACKWARD_APPLY, grad_x.dtype, arrays, _apply_backward_work, divisor=count, weighs=weighs)
+    facts = {"divisor": count, "weighs": weighs, "centred": geometry.centred}
+    launch(runtime, BACKWARD_APPLY, grad_x.dtype, arrays, _apply_backward_work, **facts)
 
 
 def _apply_backward_work(
@@ -498,9 +503,10 @@ def _apply_backward_work(
     z: Layout,
     divisor: int,
     weighs: bool,
+    centred: bool,
 ) -> Work:
     tiled = _elementwise(x, mean, BACKWARD_HELD, y=grad_y, rstd=rstd, weight=weight, sum=sum_g, z=z)
-    return tiled.work(divisor=divisor, weighs=weighs)
+    return tiled.work(divisor=divisor, weighs=weighs, centred=centred)
 
 
 def _backward_of_rows(
@@ -509,6 +515,7 @@ def _backward_of_rows(
     weight: Array | None,
     grad_x: Array | None,
     affine: Sums | None,
+    geometry: NormGeometry,
 ) -> None:
     """All gradients of rows that a block holds whole; each block writes a partial sum over its rows."""
     x, mean = given[1], given[2]
@@ -518,7 +525,7 @@ def _backward_of_rows(
         parts = _both(runtime, (splits, *x.shape[1:3]), mean)
     arrays = dict(zip(("grad_y", "x", "mean", "rstd"), given, strict=True))
     arrays |= {"weight": weight, "z": grad_x, "parts_g": parts[0], "parts_gh": parts[1]}
-    launch(runtime, ROWS_BACKWARD, x.dtype, arrays, _rows_backward_work)
+    launch(runtime, ROWS_BACKWARD, x.dtype, arrays, _rows_backward_work, centred=geometry.centred)
     if affine is not None:
         _add(runtime, x, parts, None, affine, affine[0].size)
 
@@ -526,4 +533,4 @@ def _backward_of_rows(
 @lru_cache(maxsize=1024)
 def _rows_backward_blocks(grad_y: Layout, x: Layout, mean: Layout, rstd: Layout) -> int:
     """Number of blocks of a launch over rows, each of which writes a partial sum over its rows."""
-    return _rows_backward_work(grad_y, x, mean, rstd, None, None).blocks or 0
+    return _rows_backward_work(grad_y, x, mean, rstd, None, None, True).blocks or 0

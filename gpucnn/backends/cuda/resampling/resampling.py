@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpucnn.backends import listening
 from gpucnn.backends.cuda.device.limits import SECTOR_BYTES
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Device, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.launch import listening
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, strides
 from gpucnn.backends.cuda.resampling.tiles import ResampleTile, Resampling, Table
 from gpucnn.backends.dtypes import accumulator

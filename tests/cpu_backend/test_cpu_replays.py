@@ -1,0 +1,244 @@
+"""Replayed calls of the compiled kernels: which ones there are, and what makes them others."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+from calls import CALLS, fresh
+from checked_replays import facts
+
+import gpucnn
+import gpucnn.functional as F
+from gpucnn import backends
+from gpucnn.backends import replaying
+
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[Any, Any]]:
+    """The replays of calls by the compiled kernels, which compute within the test; none at first."""
+    with backends.backend("compiled"):
+        kept: dict[Any, Any] = {}
+        monkeypatch.setattr(replaying.REPLAYERS[np.ndarray], "kept", kept)
+        yield kept
+
+
+def numbers(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+X, W, B = numbers(2, 4, 6, 5), numbers(8, 4, 3, 3, seed=1), numbers(8, seed=2)
+LAST = np.ascontiguousarray(X.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+DEEP = numbers(2, 32, 6, 5)
+CHANNEL = [np.abs(numbers(4, seed=seed)) + 1 for seed in range(3, 7)]
+
+REPLAYED: dict[str, Callable[[], Any]] = {
+    "conv2d": lambda: F.conv2d(X, W, B, padding=1),
+    "conv2d, one image": lambda: F.conv2d(X[0], W),
+    "conv2d, channels last": lambda: F.conv2d(LAST, W, B, 2),
+    "pointwise": lambda: F.conv2d(numbers(1, 4, 12, 12), W[:, :, :1, :1].copy()),
+    "depthwise": lambda: F.conv2d(X, numbers(4, 1, 3, 3), CHANNEL[0], groups=4),
+    "conv2d_backward": lambda: F.conv2d_backward(numbers(2, 8, 4, 3), DEEP, numbers(8, 32, 3, 3)),
+    "conv2d_backward, stride": lambda: F.conv2d_backward(numbers(2, 8, 2, 2), DEEP, numbers(8, 32, 3, 3), None, 2),
+    "conv_transpose2d": lambda: F.conv_transpose2d(DEEP, numbers(32, 32, 2, 2), stride=2),
+    "max_pool2d": lambda: F.max_pool2d(X, 2),
+    "max_pool2d with indices": lambda: F.max_pool2d(LAST, 2, return_indices=True),
+    "avg_pool2d": lambda: F.avg_pool2d(X, 3, 2, 1),
+    "avg_pool2d_backward": lambda: F.avg_pool2d_backward(numbers(2, 4, 3, 2), X, 2),
+    "batch_norm": lambda: F.batch_norm(X, *CHANNEL),
+    "batch_norm without parameters": lambda: F.batch_norm(LAST, *CHANNEL[:2], activation="relu"),
+    "layer_norm": lambda: F.layer_norm(X, 5, return_statistics=True),
+    "group_norm": lambda: F.group_norm(X, 2, *CHANNEL[2:]),
+    "bias_activation": lambda: F.bias_activation(X, CHANNEL[0], residual=X[::-1].copy(), activation="relu"),
+    "interpolate": lambda: F.interpolate(X, 9, mode="bilinear", align_corners=False),
+    "im2col": lambda: F.im2col(X, 3),
+    "linear": lambda: F.linear(numbers(2, 128), numbers(64, 128)),
+}  # fmt: skip
+
+READ_EACH_TIME: dict[str, Callable[[], Any]] = {
+    "batch_norm in training": lambda: F.batch_norm(X, *CHANNEL, training=True),
+    "max_pool2d_backward": lambda: F.max_pool2d_backward(
+        numbers(2, 4, 3, 2), X, 2, indices=np.zeros((2, 4, 3, 2), int)
+    ),
+    "batch_norm_backward": lambda: F.batch_norm_backward(numbers(2, 4, 6, 5, seed=9), X, *CHANNEL),
+    "by NumPy": lambda: _by("direct", lambda: F.conv2d(X, W)),
+    "linear by BLAS": lambda: F.linear(numbers(2, 3), numbers(4, 3)),
+    "relu": lambda: F.relu(X),
+    "dgrad by a fold": lambda: F.conv_transpose2d(X, numbers(4, 3, 2, 2), stride=2),
+    "integers": lambda: F.conv2d(X.astype(np.int64), W.astype(np.int64)),
+    "16 bits": lambda: F.conv2d(X.astype(np.float16), W.astype(np.float16)),
+    "out": lambda: F.max_pool2d(X, 2, out=np.empty((2, 4, 3, 2), np.float32)),
+    "elements between whole steps": lambda: F.max_pool2d(_shifted(X), 2),
+    "nothing": lambda: F.max_pool2d(X[:0], 2),
+    "positions that no tap reaches": lambda: F.conv_transpose2d(DEEP, numbers(32, 32, 1, 1), stride=2),
+}
+
+
+def _by(name: str, call: Callable[[], Any]) -> Any:
+    with gpucnn.algorithm(name):
+        return call()
+
+
+def _shifted(x: Array) -> Array:
+    """A copy whose elements are not at multiples of their size."""
+    buffer = np.empty(x.nbytes + 1, np.uint8)
+    shifted: Array = np.ndarray(x.shape, x.dtype, buffer, 1)
+    shifted[...] = x
+    return shifted
+
+
+@pytest.mark.table(100)
+@pytest.mark.parametrize("case", REPLAYED)
+def test_a_call_of_kernels_alone_is_replayed(case: str, kept: dict[Any, Any]) -> None:
+    first = facts(REPLAYED[case]())
+    assert [replay is not None for replay in kept.values()] == [True]
+    assert facts(REPLAYED[case]()) == first
+    assert len(kept) == 1
+
+
+@pytest.mark.table(100)
+@pytest.mark.parametrize("case", READ_EACH_TIME)
+def test_a_call_that_numpy_has_a_part_in_is_read_each_time(case: str, kept: dict[Any, Any]) -> None:
+    first = facts(READ_EACH_TIME[case]())
+    assert not any(kept.values())
+    assert facts(READ_EACH_TIME[case]()) == first
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_replay_is_of_its_own_arrays(name: str, kept: dict[Any, Any]) -> None:
+    """Of each operation: other numbers give the bits that they give in a call that is read."""
+
+    def result(change: float) -> Any:
+        given = fresh(name)
+        for key in {"input", "weight", "grad_output"} & given.keys():
+            given[key] = given[key].astype(np.float32) * np.float32(change)
+        given = {
+            key: v.astype(np.float32) if getattr(v, "dtype", None) == np.float64 else v for key, v in given.items()
+        }
+        return facts(getattr(F, name)(**given))
+
+    expected = []
+    for change in (1, -3):
+        kept.clear()
+        expected.append(result(change))
+    assert [result(change) for change in (1, -3)] == expected
+
+
+def test_what_a_replay_depends_on_makes_another_one(kept: dict[Any, Any]) -> None:
+    strided = np.zeros((2, 4, 12, 5), np.float32)[:, :, ::2]
+    calls: list[Callable[[], Any]] = [
+        lambda: F.max_pool2d(X, 2),
+        lambda: F.max_pool2d(X[:1].copy(), 2),
+        lambda: F.max_pool2d(LAST, 2),
+        lambda: F.max_pool2d(strided, 2),
+        lambda: F.max_pool2d(X.astype(np.float64), 2),
+        lambda: F.max_pool2d(X, 3),
+        lambda: F.max_pool2d(X, (2, 2)),
+        lambda: F.max_pool2d(X, kernel_size=2),
+        lambda: F.avg_pool2d(X, 2),
+        lambda: _by("implicit_gemm", lambda: F.max_pool2d(X, 2)),
+    ]
+    for count, call in enumerate(calls, 1):
+        call()
+        assert len(kept) == count
+    with backends.backend("numpy"):
+        F.max_pool2d(X, 2)
+    assert len(kept) == len(calls) + 1
+    assert [replay is not None for replay in kept.values()] == [True] * len(calls) + [False]
+
+
+def test_a_part_of_one_array_as_another_argument_is_read_each_time(kept: dict[Any, Any]) -> None:
+    """In a launch of a recorded call it would be either of the two."""
+    both = numbers(3, 4, 6, 5)
+    for _ in range(2):
+        y = F.conv2d(both[:2], both[1:, :, :3, :3])
+        assert not kept
+    assert facts(F.conv2d(both[:2].copy(), both[1:, :, :3, :3].copy())) == facts(y)
+
+
+def test_indices_are_checked_each_time(kept: dict[Any, Any]) -> None:
+    grad, indices = numbers(2, 4, 3, 2), np.zeros((2, 4, 3, 2), int)
+    for _ in range(2):
+        F.max_pool2d_backward(grad, X, 2, indices=indices)
+    indices[0] = 30
+    with pytest.raises(ValueError, match="positions in the plane"):
+        F.max_pool2d_backward(grad, X, 2, indices=indices)
+
+
+def test_what_is_not_finite_is_found_each_time(kept: dict[Any, Any]) -> None:
+    """Winograd's transforms, and gradients of small groups, spread it: those results are computed anew."""
+    x, w = numbers(1, 32, 16, 16), numbers(32, 32, 3, 3)
+    grouped = numbers(16, 2, 3, 3)
+    for value in (1.0, np.inf):
+        x[0, 3, 5, 5] = value
+        given = (
+            _by("winograd", lambda: F.conv2d(x, w)),
+            F.conv2d_weight(x, grouped.shape, numbers(1, 16, 14, 14), groups=16),
+        )
+    with gpucnn.algorithm("direct"):
+        expected = F.conv2d(x, w), F.conv2d_weight(x, grouped.shape, numbers(1, 16, 14, 14), groups=16)
+    for one, other in zip(given, expected, strict=True):
+        np.testing.assert_array_equal(np.isfinite(one), np.isfinite(other))
+
+
+def test_results_are_new_arrays_that_can_be_written_to(kept: dict[Any, Any]) -> None:
+    results = [F.conv2d(X, W, B) for _ in range(3)]
+    results[1][...] = 0
+    assert facts(results[0]) == facts(results[2])
+    assert not any(np.may_share_memory(results[1], other) for other in (results[0], results[2], X))
+
+
+def test_threads_have_buffers_of_their_own(kept: dict[Any, Any]) -> None:
+    images, w = [numbers(4, 16, 12, 12, seed=seed) for seed in range(4)], numbers(16, 1, 3, 3)
+    expected = [facts(F.conv2d(x, w, groups=16)) for x in images]
+
+    def repeated(x: Array) -> list[Any]:
+        with backends.backend("compiled"):
+            return [facts(F.conv2d(x, w, groups=16)) for _ in range(50)]
+
+    with ThreadPoolExecutor(4) as threads:
+        for found, each in zip(threads.map(repeated, images), expected, strict=True):
+            assert found == [each] * 50
+
+
+def test_the_number_of_threads_is_that_of_each_call(kept: dict[Any, Any]) -> None:
+    x, w = numbers(4, 32, 20, 20), numbers(32, 32, 3, 3)
+    before, found = gpucnn.get_num_threads(), []
+    for threads in (1, 2, 1):
+        gpucnn.set_num_threads(threads)
+        found.append(_by("implicit_gemm", lambda: facts(F.conv2d(x, w))))
+    gpucnn.set_num_threads(before)
+    assert found == [found[0]] * 3
+
+
+# --- Steps of a call ----------------------------------------------------------------------------------------------
+
+MOST = {"functions": 15, "files": 8}
+"""Of gpucnn that a replayed call enters."""
+
+
+@pytest.mark.parametrize("case", ["conv2d", "depthwise", "max_pool2d", "batch_norm", "bias_activation"])
+def test_a_replayed_call_takes_few_steps(case: str, kept: dict[Any, Any]) -> None:
+    entered = set()
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and Path(frame.f_code.co_filename).is_relative_to(Path(gpucnn.__file__).parent):
+            entered.add((frame.f_code.co_filename, frame.f_code.co_qualname))
+
+    REPLAYED[case]()
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        REPLAYED[case]()
+    finally:
+        sys.setprofile(before)
+    assert len(entered) <= MOST["functions"], sorted(entered)
+    assert len({file for file, _ in entered}) <= MOST["files"], sorted(entered)
