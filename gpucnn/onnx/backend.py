@@ -9,7 +9,7 @@ from onnx import helper
 from onnx.backend.base import Backend, BackendRep
 
 from gpucnn.backends import backend_named
-from gpucnn.onnx.errors import ModelError
+from gpucnn.onnx.errors import ModelError, UnsupportedError
 from gpucnn.onnx.model import Model, load
 
 __all__ = ["GpucnnBackend", "GpucnnRep", "is_compatible", "prepare", "run_model", "run_node", "supports_device"]
@@ -28,9 +28,15 @@ class GpucnnRep(BackendRep):
         """The outputs, as NumPy arrays."""
         given = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
         if self._xp is not np:
-            given = [self._xp.asarray(item) for item in given]
+            given = [self._moved(np.asarray(item)) for item in given]
         results = self._model.run(given)
         return tuple(item if isinstance(item, np.ndarray) else item.get() for item in results)
+
+    def _moved(self, array: Array) -> Array:
+        try:
+            return self._xp.asarray(array)
+        except (TypeError, ValueError) as error:
+            raise UnsupportedError(f"a device has no arrays of dtype {array.dtype}: {error}") from None
 
 
 class GpucnnBackend(Backend):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.onnx.errors import ModelError
+from gpucnn.onnx.errors import ModelError, UnsupportedError
 from gpucnn.onnx.graph import Graph, Node
 from gpucnn.onnx.operators.registry import Operator, find
 
@@ -37,10 +37,15 @@ class Device:
     def moved(self, array: Array) -> Array:
         """A NumPy array on the device; a constant, which is read-only, is moved once."""
         if array.flags.writeable:
-            return self._xp.asarray(array)
+            return self._copied(array)
         if id(array) not in self._moved:
-            self._moved[id(array)] = array, self._xp.asarray(array)
+            self._moved[id(array)] = array, self._copied(array)
         return self._moved[id(array)][1]
+
+    def _copied(self, array: Array) -> Array:
+        if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
+            raise UnsupportedError(f"computes with {array.dtype} on a device, which has no arrays of it")
+        return self._xp.asarray(array)
 
     def placed(self, arguments: list[Any], row: Operator) -> list[Any]:
         """The arguments where an operator needs them."""

@@ -50,10 +50,8 @@ class _Reader:
 
     # --- Graphs -----------------------------------------------------------------------------------------------------
 
-    def graph(self, proto: Any, outer: frozenset[str], depth: int) -> Graph:
+    def graph(self, proto: Any, outer: frozenset[str]) -> Graph:
         """A graph within graphs that define the names `outer`."""
-        if depth > DEEPEST:
-            raise ModelError(f"graph {proto.name!r}: is more than {DEEPEST} graphs deep")
         if proto.sparse_initializer:
             raise UnsupportedError(f"graph {proto.name!r}: has sparse tensors, which are not supported")
         constants = {tensor.name: read_tensor(tensor, self.folder) for tensor in proto.initializer}
@@ -65,7 +63,7 @@ class _Reader:
         known |= defined
         nodes = []
         for node_proto in proto.node:
-            node = self.node(node_proto, known, depth)
+            node = self.node(node_proto, known)
             names = [name for name in node.outputs if name]
             twice = next((name for name in names if name in defined or names.count(name) > 1), None)
             if twice is not None:
@@ -84,7 +82,7 @@ class _Reader:
 
     # --- Nodes ------------------------------------------------------------------------------------------------------
 
-    def node(self, proto: Any, known: set[str], depth: int) -> Node:
+    def node(self, proto: Any, known: set[str]) -> Node:
         """A node, whose inputs are among the names that are `known`; what is not supported is noted."""
         domain = "" if proto.domain in _DEFAULT else proto.domain
         version = self.opsets.get(domain, 0)
@@ -100,7 +98,7 @@ class _Reader:
             named = f"{domain}.{node.op}" if domain else node.op
             self.unknown[f"{named} (version {version})" if find(domain, node.op, NEWEST) else named] += 1
             return node  # its attributes may be what is not known, so that they are not read
-        node.attributes = self.attributes(node, proto.attribute, known, depth)
+        node.attributes = self.attributes(node, proto.attribute, known)
         if row is not None:
             while node.inputs and not node.inputs[-1]:
                 node.inputs.pop()
@@ -110,7 +108,7 @@ class _Reader:
                 self.problems.append(f"node {node}: input {blank} is left out")
         return node
 
-    def attributes(self, node: Node, protos: Iterable[Any], known: set[str], depth: int) -> dict[str, Any]:
+    def attributes(self, node: Node, protos: Iterable[Any], known: set[str]) -> dict[str, Any]:
         """The attributes of a node as plain values."""
         values: dict[str, Any] = {}
         for proto in protos:
@@ -127,7 +125,7 @@ class _Reader:
             elif proto.type == 4:
                 value = read_tensor(value, self.folder)
             elif proto.type == 5:
-                value = self.graph(value, frozenset(known), depth + 1)
+                value = self.graph(value, frozenset(known))
             elif proto.type == 8:
                 value = [_text(node, name, item) for item in value]
             elif proto.type in (6, 7):
@@ -224,18 +222,44 @@ def read(source: Any) -> tuple[Graph, Description]:
     try:
         if not proto.HasField("graph"):
             raise ModelError("is no ONNX model, it has no graph")
+        _expect_text(proto.graph, 0)
         opsets = _opsets(proto)
         reader = _Reader(folder, opsets)
         proto = _written_out(_without_functions(proto), opsets)
-        graph = reader.graph(proto.graph, frozenset(), 0)
+        graph = reader.graph(proto.graph, frozenset())
         _refuse(reader)
     except ModelError as error:
         raise type(error)(f"{name}: {error}") from None
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    return graph, Description(name, f"{proto.producer_name} {proto.producer_version}".strip(), reader.opsets, metadata)
+    metadata = {_printable(entry.key): entry.value for entry in proto.metadata_props if isinstance(entry.value, str)}
+    producer = _printable(proto.producer_name, proto.producer_version)
+    return graph, Description(name, producer, reader.opsets, metadata)
+
+
+def _printable(*texts: Any) -> str:
+    return " ".join(text for text in texts if isinstance(text, str) and text.isprintable()).strip()
+
+
+def _expect_text(graph: Any, depth: int) -> None:
+    """Raise ModelError unless all names of a graph are text: of some bytes protobuf makes none."""
+    if depth > DEEPEST:
+        raise ModelError(f"graph {graph.name!r}: is more than {DEEPEST} graphs deep")
+    values = [*graph.input, *graph.output]
+    names = [graph.name, *(value.name for value in values), *(tensor.name for tensor in graph.initializer)]
+    names += [size.dim_param for value in values for size in value.type.tensor_type.shape.dim]
+    for node in graph.node:
+        names += [node.op_type, node.domain, node.name, *node.input, *node.output]
+        for attribute in node.attribute:
+            names += [attribute.name, attribute.t.name]
+            if attribute.type == 5:
+                _expect_text(attribute.g, depth + 1)
+    wrong = next((name for name in names if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise ModelError(f"has a name that is no text: {wrong!r}")
 
 
 def _opsets(proto: Any) -> dict[str, int]:
+    if not all(isinstance(item.domain, str) for item in proto.opset_import):
+        raise ModelError("has a domain whose name is no text")
     opsets = {"" if item.domain in _DEFAULT else item.domain: item.version for item in proto.opset_import} or {"": 1}
     if opsets.get("", 1) > NEWEST:
         raise UnsupportedError(f"uses operator set {opsets['']}, expected at most {NEWEST}")
@@ -257,7 +281,7 @@ def _written_out(proto: Any, opsets: dict[str, int]) -> Any:
     """The model with nodes that the table lacks written out in others, where the standard defines them by such."""
     inliner = optional("gpucnn.onnx", "onnx.inliner", "onnx")
     for _ in range(_ROUNDS):
-        names = {name for name in _missing(proto.graph, opsets, 0) if _has_body(*name, opsets)}
+        names = {name for name in _missing(proto.graph, opsets) if _has_body(*name, opsets)}
         if not names or not hasattr(inliner, "inline_selected_functions"):
             break
         ids = sorted({(written, op) for domain, op in names for written in (_DEFAULT if not domain else (domain,))})
@@ -268,15 +292,15 @@ def _written_out(proto: Any, opsets: dict[str, int]) -> Any:
     return proto
 
 
-def _missing(graph: Any, opsets: dict[str, int], depth: int) -> Iterator[tuple[str, str]]:
+def _missing(graph: Any, opsets: dict[str, int]) -> Iterator[tuple[str, str]]:
     """Domains and names of operators that the table lacks."""
     for node in graph.node:
         domain = "" if node.domain in _DEFAULT else node.domain
         if find(domain, node.op_type, opsets.get(domain, 0)) is None:
             yield domain, node.op_type
-        for attribute in node.attribute if depth < DEEPEST else ():
+        for attribute in node.attribute:
             if attribute.type == 5:
-                yield from _missing(attribute.g, opsets, depth + 1)
+                yield from _missing(attribute.g, opsets)
 
 
 def _has_body(domain: str, name: str, opsets: dict[str, int]) -> bool:

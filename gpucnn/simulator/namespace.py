@@ -98,17 +98,18 @@ def eye(rows: int, columns: int | None = None, k: int = 0, dtype: Any = float) -
 # --- Functions of arrays ------------------------------------------------------------------------------------------
 
 _SAME = (
-    *("abs", "absolute", "add", "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "array_equal"),
-    *("ascontiguousarray", "atleast_1d", "atleast_2d", "bincount", "bitwise_and", "bitwise_or", "broadcast_arrays"),
-    *("broadcast_to", "ceil", "clip", "concatenate", "conj", "conjugate", "copy", "copyto", "cos", "count_nonzero"),
-    *("cumsum", "diff", "divide", "dot", "einsum", "equal", "exp", "exp2", "expand_dims", "expm1", "flip", "floor"),
-    *("floor_divide", "fmax", "fmin", "greater", "greater_equal", "hypot", "imag", "isfinite", "isinf", "isnan"),
-    *("less", "less_equal", "log", "log1p", "log2", "logical_and", "logical_not", "logical_or", "logical_xor"),
-    *("matmul", "max", "maximum", "mean", "min", "minimum", "moveaxis", "multiply", "negative", "nonzero"),
-    *("not_equal", "pad", "power", "prod", "ravel", "real", "reciprocal", "remainder", "repeat", "reshape", "rint"),
-    *("roll", "round", "sign", "sin", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "subtract"),
-    *("sum", "swapaxes", "take", "tan", "tanh", "tensordot", "tile", "transpose", "tril", "triu", "true_divide"),
-    *("trunc", "unique", "var", "vdot", "where"),
+    *("abs", "absolute", "add", "all", "amax", "amin", "any", "arccos", "arccosh", "arcsin", "arcsinh", "arctan"),
+    *("arctanh", "argmax", "argmin", "argsort", "array_equal", "ascontiguousarray", "atleast_1d", "atleast_2d"),
+    *("bincount", "bitwise_and", "bitwise_or", "bitwise_xor", "broadcast_arrays", "broadcast_to", "ceil", "clip"),
+    *("concatenate", "conj", "conjugate", "copy", "copyto", "cos", "cosh", "count_nonzero", "cumprod", "cumsum"),
+    *("diff", "divide", "dot", "einsum", "equal", "exp", "exp2", "expand_dims", "expm1", "flip", "floor"),
+    *("floor_divide", "fmax", "fmin", "fmod", "greater", "greater_equal", "hypot", "imag", "invert", "isfinite"),
+    *("isinf", "isnan", "less", "less_equal", "log", "log1p", "log2", "logical_and", "logical_not", "logical_or"),
+    *("logical_xor", "matmul", "max", "maximum", "mean", "min", "minimum", "moveaxis", "multiply", "negative"),
+    *("nonzero", "not_equal", "pad", "power", "prod", "ravel", "real", "reciprocal", "remainder", "repeat", "reshape"),
+    *("rint", "roll", "round", "sign", "sin", "sinh", "sort", "split", "sqrt", "square", "squeeze", "stack", "std"),
+    *("subtract", "sum", "swapaxes", "take", "take_along_axis", "tan", "tanh", "tensordot", "tile", "transpose"),
+    *("tril", "triu", "true_divide", "trunc", "unique", "var", "vdot", "where"),
 )
 _UNCHANGED = (
     *("bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),

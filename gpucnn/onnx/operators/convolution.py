@@ -87,7 +87,7 @@ def fused_conv(
     if residual is None or residual.shape == _convolved(x, w, window):
         return _ACTIVATED[rank](x, w, b, *window, residual=residual, activation=activation, negative_slope=slope)
     y = _CONV[rank](x, w, b, *window) + residual  # of another shape, that of an image and its scale
-    return y if activation == "none" else F.bias_activation(y, activation=activation, negative_slope=slope, out=y)
+    return y if activation == "none" else F.bias_activation(y, activation=activation, negative_slope=slope)
 
 
 def _convolved(x: Array, w: Array, window: Any) -> tuple[int, ...]:

@@ -73,6 +73,8 @@ def converted(x: Array, dtype: np.dtype[Any], saturate: int = 1) -> Array:
         raise refuse(f"casts {x.dtype} to {dtype}, expected numbers")
     if x.dtype == dtype:
         return x
+    if not isinstance(x, np.ndarray) and dtype.kind == "V":
+        raise refuse(f"casts to {dtype.name} on a device, which has no arrays of it")
     if dtype.name not in _LARGEST_OF_EIGHT_BITS or not saturate:
         return x.astype(dtype)
     xp, most = namespace(x), _LARGEST_OF_EIGHT_BITS[dtype.name]

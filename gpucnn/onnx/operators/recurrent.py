@@ -171,18 +171,18 @@ def lstm(
 
         def step(products: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
             hidden, content = state
-            gates = products + hidden @ recurrent
+            sums = products + hidden @ recurrent
             if looks is not None:
-                gates[:, :size] += looks[0] * content
-                gates[:, 2 * size : 3 * size] += looks[2] * content
-            gates = _clipped(gates, clip)
+                sums[:, :size] += looks[0] * content
+                sums[:, 2 * size : 3 * size] += looks[2] * content
+            gates = _clipped(sums, clip)
             opened = f(gates[:, : 3 * size])
             taken = opened[:, :size]
             kept = 1 - taken if input_forget else opened[:, 2 * size :]
             content = kept * content + taken * g(gates[:, 3 * size :])
             shown = opened[:, size : 2 * size]
             if looks is not None:
-                shown = f(_clipped(gates[:, size : 2 * size] + looks[1] * content, clip))
+                shown = f(_clipped(sums[:, size : 2 * size] + looks[1] * content, clip))
             return shown * h(content), content
 
         return step

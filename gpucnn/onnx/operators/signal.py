@@ -49,6 +49,12 @@ def _complex(x: Array) -> Array:
     return x[..., 0] + 1j * x[..., 1]
 
 
+def _transforms(xp: Any) -> Any:
+    if not hasattr(xp, "fft"):  # the simulator's arrays
+        raise refuse("this library of arrays has no Fourier transform")
+    return xp.fft
+
+
 def _parts(xp: Any, y: Array, dtype: Any) -> Array:
     return xp.stack([y.real, y.imag], -1).astype(dtype, copy=False)
 
@@ -69,9 +75,14 @@ def _transformed(x: Array, length: Any, axis: int, inverse: int, onesided: int) 
     xp, at = namespace(x), axis_of(axis, x.ndim)
     values = _complex(x)
     if inverse and onesided:
-        return xp.fft.irfft(values, None if length is None else ints(length)[0], axis=at)[..., None].astype(x.dtype)
+        return (
+            _transforms(xp)
+            .irfft(values, None if length is None else ints(length)[0], axis=at)[..., None]
+            .astype(x.dtype)
+        )
     size = x.shape[at] if length is None else ints(length)[0]
-    y = (xp.fft.ifft if inverse else xp.fft.fft)(values, size, axis=at)
+    transforms = _transforms(xp)
+    y = (transforms.ifft if inverse else transforms.fft)(values, size, axis=at)
     if onesided:
         y = y[(slice(None),) * at + (slice(0, size // 2 + 1),)]
     return _parts(xp, y, x.dtype)
@@ -91,7 +102,7 @@ def short_time_fourier(
     frames = (values.shape[1] - size) // step + 1
     at = xp.arange(frames).reshape(-1, 1) * step + xp.arange(size)
     pieces = values[:, at] if window is None else values[:, at] * window
-    y = xp.fft.fft(pieces, axis=-1)
+    y = _transforms(xp).fft(pieces, axis=-1)
     return _parts(xp, y[..., : size // 2 + 1] if onesided else y, signal.dtype)
 
 
