@@ -62,11 +62,14 @@ class Model:
     ----------
     inputs, outputs : tuple of Value
         Name, dtype and shape of each. In a shape a name, or None, stands for a size that the file leaves open.
+    metadata : dict of str to str
+        What the file says of itself: a list of classes or characters, perhaps.
     """
 
     def __init__(self, graph: Graph, description: Description) -> None:
         self.inputs: tuple[Value, ...] = tuple(graph.inputs)
         self.outputs: tuple[Value, ...] = tuple(graph.outputs)
+        self.metadata = dict(description.metadata)
         self._graph = graph
         self._description = description
         self._program = Program(graph)

@@ -36,6 +36,7 @@ class Description:
     source: str
     producer: str
     opsets: dict[str, int]
+    metadata: dict[str, str]
 
 
 @dataclass
@@ -229,7 +230,9 @@ def read(source: Any) -> tuple[Graph, Description]:
         _refuse(reader)
     except ModelError as error:
         raise type(error)(f"{name}: {error}") from None
-    return graph, Description(name, _printable(proto.producer_name, proto.producer_version), reader.opsets)
+    metadata = {_printable(entry.key): entry.value for entry in proto.metadata_props if isinstance(entry.value, str)}
+    producer = _printable(proto.producer_name, proto.producer_version)
+    return graph, Description(name, producer, reader.opsets, metadata)
 
 
 def _printable(*texts: Any) -> str:

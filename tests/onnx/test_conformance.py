@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import sample
 
-pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnx.checker", reason="onnx is not installed")
 
 with warnings.catch_warnings(), np.errstate(all="ignore"):
     warnings.simplefilter("ignore")  # some packages that onnx imports warn

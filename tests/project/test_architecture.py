@@ -135,6 +135,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.data", "gpucnn.examples", "gpucnn.functional", "gpucnn.installing", "gpucnn.nn",
         "gpucnn.set_num_threads", "numpy", "matplotlib", "rich", "threadpoolctl",
     },
+    "gpucnn.examples.read_text": {
+        "gpucnn.functional", "gpucnn.installing", "gpucnn.onnx", "gpucnn.set_num_threads", "numpy", "onnx",
+        "PIL",
+    },
 }  # fmt: skip
 
 
