@@ -72,9 +72,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "numpy",
     },
     "gpucnn.backends": {
-        "gpucnn.backends.base", "gpucnn.backends.cpu", "gpucnn.backends.numpy", "gpucnn.backends.cuda",
-        "gpucnn.backends.replaying", "gpucnn.simulator", "ml_dtypes", "numpy",
+        "gpucnn.backends.base", "gpucnn.backends.bfloat16", "gpucnn.backends.cpu", "gpucnn.backends.numpy",
+        "gpucnn.backends.cuda", "gpucnn.backends.replaying", "gpucnn.simulator", "numpy",
     },
+    "gpucnn.backends.bfloat16": {"ml_dtypes", "numpy"},
     "gpucnn.backends.base": {"gpucnn.backends.optimization", "gpucnn.backends.smooth", "gpucnn.geometry"},
     "gpucnn.backends.dtypes": {"numpy"},
     "gpucnn.backends.layout": set(),
@@ -113,6 +114,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "gpucnn.compat.modules": {"cupy", "gpucnn.compat", "gpucnn.installing"},
     "gpucnn.nn": NETWORKS,
+    "gpucnn.torch": {
+        "cupy", "gpucnn.backends.receive", "gpucnn.functional", "gpucnn.geometry", "gpucnn.torch", "torch",
+    },
     "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.backends.receive", "gpucnn.data", "numpy"},
     "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "gpucnn.installing", "numpy", "sklearn"},
     "gpucnn.data.folders": {"gpucnn.data", "gpucnn.geometry", "gpucnn.installing", "numpy", "PIL"},
@@ -202,11 +206,13 @@ def test_no_module_imports_a_peer(library: str) -> None:
         "cupy": {
             "gpucnn.backends.cuda.device.cupy_runtime",
             "gpucnn.compat.modules",
+            "gpucnn.torch._tensors",
             *(f"gpucnn.simulator.{name}" for name in simulated),
         },
-        "ml_dtypes": {"gpucnn.backends", "gpucnn.nn.precision"},
+        "ml_dtypes": {"gpucnn.backends.bfloat16", "gpucnn.nn.precision"},
     }.get(library, set())
-    assert {module for module, path in MODULES.items() if any(is_part(name, library) for name in imported(path))} == may
+    found = {module for module, path in MODULES.items() if any(is_part(name, library) for name in imported(path))}
+    assert {module for module in found if not is_part(module, f"gpucnn.{library}")} == may
 
 
 # --- What an import loads -----------------------------------------------------------------------------------------
