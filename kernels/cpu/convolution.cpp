@@ -294,6 +294,7 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* w, const 
         scalar_t* kept = sums + room * (is_whole ? 0 : (panel - part.begin) * p->residues + r);
         bool is_in_place = p->y_c == 1 && filters == lanes && reads[r].begins_whole();
         Product product{rows, nullptr, nullptr, 0, weights, lanes, kept, nullptr, lanes};
+        product.is_ahead = !is_copied && panel == part.begin;
         if (is_in_place) {
           index_t corner = here.n * p->y_n + here.d * p->y_d + here.h * p->y_h + here.w * p->y_w;
           product.sums = to + corner, product.sums_step = 1;

@@ -43,6 +43,7 @@ struct Product {
   index_t sums_step;
   const Epilogue* epilogue = nullptr;  // of sums that the product completes, else null
   const scalar_t* residual = nullptr;  // at the places of `sums`, or null
+  bool is_ahead = false;               // whether rows are fetched into the second-level cache a tile ahead
 };
 
 // The epilogue of sums in the first-level cache: in registers it would be unrolled in each kind of tile.
@@ -93,6 +94,11 @@ static void multiply(const Product& p, index_t rows, const vector_t* first) {
   if (first) memcpy(begin, first, sizeof begin);
   index_t row = 0, places[R];
   for (; row + R <= rows; row += R) {
+    for (index_t i = row; i < row + R && p.residual; i++)  // that of the tile's sums, which are complete after it
+      for (int v = 0; v < V; v++) __builtin_prefetch(p.residual + p.to[i] * p.sums_step + v * LANES);
+    for (index_t i = row + R; i < row + 2 * R && p.is_ahead; i++)
+      for (index_t k = 0; k < p.pieces->length; k += 64 / sizeof(scalar_t))
+        __builtin_prefetch(p.rows + p.at[i] + p.pieces->offset + k, 0, 2);
     multiply_tile<R, V>(p, row, first ? begin : nullptr);
     if (p.epilogue) finish(p, row, row + R, V * LANES);
   }
