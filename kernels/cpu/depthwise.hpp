@@ -9,6 +9,7 @@
 
 #include <utility>
 
+#include "epilogue.hpp"
 #include "transpose.hpp"
 
 constexpr int BLOCK = 7;  // divides the sizes of most networks' planes: 112, 56, 28, 14, 7
@@ -166,6 +167,7 @@ template <int TAPS, int STEP, int GROUP>
 static void sum_block(const Params* p, const Rows& rows, const Run& run, const pixel_t* pixels, pixel_t ahead,
                       const scalar_t* weight, scalar_t* to, index_t count, Range channels) {
   constexpr int COLUMNS = (BLOCK - 1) * STEP + TAPS;
+  Epilogue epilogue(p);
   const scalar_t* bias = weight + p->kernel_d * p->kernel_h * p->kernel_w * GROUP * p->width;
   for (index_t v = channels.begin; v < channels.end; v += LANES) {
     index_t c = min(v, p->c - LANES);  // the last lanes may be computed twice
@@ -197,6 +199,7 @@ static void sum_block(const Params* p, const Rows& rows, const Run& run, const p
       next += TAPS > 0 ? COLUMNS : run.taps * BLOCK;
     }
     prefetch<STEP>(p, ahead, run, c);
+    for (int b = 0; b < BLOCK && epilogue.acts; b++) sums[b] = activated(epilogue, sums[b]);
     for (int b = 0; b < BLOCK; b++)
       if (b < count) store(to + b * run.hop * p->to_w + c, sums[b]);
   }
