@@ -52,6 +52,7 @@ _PRIMITIVES = {  # of the others, where they are a primitive of another name; se
     "lp_pool": "average_pool",
     "max_unpool": "unpool",
     "rms_norm": "norm_forward",
+    "resample": "interpolate",
     "sum_pool": "average_pool",
     "unfold": "im2col",
 }
