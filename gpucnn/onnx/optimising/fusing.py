@@ -15,7 +15,7 @@ from gpucnn.onnx.optimising.links import Links
 
 Array = Any
 
-MOST = 20_000  # nodes; each exchange passes over all of them
+MOST = 10_000  # nodes; each exchange passes over all of them
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _WIDE = (np.float32, np.float64)  # dtypes in which a product of constants loses nothing that counts
 
