@@ -116,6 +116,8 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any], int]] = {
         RNG.integers(0, 256, (1, 2, 5, 4)).astype(np.uint8), np.float32(0.02), np.uint8(120),
         RNG.integers(-128, 128, (3, 2, 3, 3)).astype(np.int8), np.float32([0.01, 0.02, 0.005]), np.int8([0, 0, 0]),
         np.float32(0.05), np.uint8(128), np.int32([100, -2000, 7])], {"pads": [1, 1, 1, 1]}, 1),
+    "deformed": ("DeformConv", [IMAGE, array(6, 2, 3, 2), 2 * array(2, 24, 4, 5), array(6), array(2, 12, 4, 5)],
+                 {"group": 2, "offset_group": 2, "strides": [2, 2], "pads": [1, 0, 1, 1], "dilations": [1, 1]}, 1),
     "grid of rows": ("NonZero", [np.float32([[0, 1], [2, 0]])], {}, 1),
     "stft": ("STFT", [array(2, 32, 1), ints(4)[0], array(8)], {}, 1),
     "softmax": ("Softmax", [IMAGE * 50], {"axis": 1}, 1),
