@@ -128,10 +128,14 @@ def _external(name: str, tensor: Any, folder: Path | None, expected: int) -> byt
     root = folder.resolve()
     if not location or "\0" in location or Path(location).is_absolute():
         raise ModelError(f"{name}: its data are at {location!r}, expected a file beside the model")
-    path = (root / location).resolve()  # what links lead to, too
+    try:
+        path = (root / location).resolve()  # what links lead to, too
+        is_file = path.is_file()
+    except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle
+        raise ModelError(f"{name}: its data are at {location[:80]!r}, which is no file: {error.args[-1]}") from None
     if not path.is_relative_to(root):
         raise ModelError(f"{name}: its data are at {location!r}, outside the folder of the model")
-    if not path.is_file():
+    if not is_file:
         raise ModelError(f"{name}: there is no file {location!r} beside the model")
     try:
         offset, length = int(where.get("offset", 0)), int(where.get("length", expected))
