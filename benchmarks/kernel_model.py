@@ -127,7 +127,10 @@ class _Collector(DryRun):
         self.launches: list[Launch] = []
 
     def launched(self, plan: Plan, arrays: Sequence[Any]) -> bool:
-        self.launches.append(Launch(plan, sum(array.nbytes for array in arrays if array is not None)))
+        source = plan.source
+        is_repair = source is not None and "LEAVES_FINITE=1" in source.name  # of results that are hardly ever there
+        nbytes = 0 if is_repair else sum(array.nbytes for array in arrays if array is not None)
+        self.launches.append(Launch(plan, nbytes))
         return False
 
 

@@ -226,6 +226,10 @@ __device__ __forceinline__ index_t thread_index() {
   return static_cast<index_t>(blockIdx.x) * static_cast<index_t>(blockDim.x) + static_cast<index_t>(threadIdx.x);
 }
 
+__device__ __forceinline__ index_t grid_threads() {
+  return static_cast<index_t>(gridDim.x) * static_cast<index_t>(blockDim.x);
+}
+
 struct Position {  // in an array [N, C, D, H, W]
   index_t n, c, d, h, w;
 };

@@ -4,9 +4,11 @@
 // Source       the adjoint of conv_forward: the convolution of dilated grad_y with the flipped filter, zeros skipped
 // Reads        grad_y [N, OC, OD, OH, OW], w [OC, C / G, KD, KH, KW], bias [C] of BIAS or null; any strides
 //              locally connected layers too: w [OC, OD, OH, OW, C, KD, KH, KW]
+//              not_finite, 0 where no grad_x is infinite or NaN; null but where LEAVES_FINITE
 // Writes       grad_x [N, C, D, H, W]; where LEAVES_FINITE only those that are infinite or NaN
 // Mapping      residue by residue modulo the stride, one thread per input: threads of one residue have the same taps
-//              and read adjacent outputs; within a residue grad_x's memory order, so writes are strided
+//              and read adjacent outputs; within a residue grad_x's memory order, so writes are strided; where
+//              LEAVES_FINITE threads of a few blocks take all in turn
 // Bytes        grad_y is read C / G * KD * KH * KW times, from L1 and L2 but for the first; grad_x written once
 // Determinism  a gather: each input is one thread's sum over oc, kd, kh, kw in that order
 // Limits       none; a residue without taps writes its bias or zeros
@@ -14,14 +16,12 @@
 #include "params.cuh"
 #include "windows.cuh"
 
-extern "C" __global__ void __launch_bounds__(256, 1)
-conv_backward_input(const scalar_t* __restrict__ grad_y,  // [N, OC, OD, OH, OW]
-                    const scalar_t* __restrict__ w,       // [OC, C / G, KD, KH, KW]
-                    const BIAS* __restrict__ bias,        // [C] or null
-                    scalar_t* __restrict__ grad_x,        // [N, C, D, H, W]
-                    const ConvParams p) {
+// Write the i-th input of all residues.
+__device__ __forceinline__ void gather(const scalar_t* __restrict__ grad_y, const scalar_t* __restrict__ w,
+                                       const BIAS* __restrict__ bias, scalar_t* __restrict__ grad_x, index_t i,
+                                       const ConvParams& p) {
   Position at;
-  if (!residue_position(p, &at)) return;
+  if (!residue_position(i, p, &at)) return;
   scalar_t* const to = grad_x + (at.n * p.x_n + at.c * p.x_c + at.d * p.x_d + at.h * p.x_h + at.w * p.x_w);
   if (LEAVES_FINITE && is_finite(widen(*to))) return;
 
@@ -52,4 +52,18 @@ conv_backward_input(const scalar_t* __restrict__ grad_y,  // [N, OC, OD, OH, OW]
   }
   if (bias) sum = sum + widen(bias[at.c * p.bias_c]);
   *to = narrow(sum);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+conv_backward_input(const scalar_t* __restrict__ grad_y,  // [N, OC, OD, OH, OW]
+                    const scalar_t* __restrict__ w,       // [OC, C / G, KD, KH, KW]
+                    const BIAS* __restrict__ bias,        // [C] or null
+                    const int* __restrict__ not_finite,   // [1] or null
+                    scalar_t* __restrict__ grad_x,        // [N, C, D, H, W]
+                    const ConvParams p) {
+  if (LEAVES_FINITE && *not_finite == 0) return;
+  const index_t count = p.n * p.c * p.run_d * p.run_h * p.run_w * p.residues_d * p.residues_h * p.residues_w;
+  for (index_t i = thread_index(); i < count; i += LEAVES_FINITE ? grid_threads() : count) {
+    gather(grad_y, w, bias, grad_x, i, p);
+  }
 }

@@ -4,8 +4,10 @@
 // Source       the definition; as in PyTorch, a cross-correlation
 // Reads        x [N, C, D, H, W], w [OC, C / G, KD, KH, KW], bias [OC] of BIAS or null; any strides
 //              locally connected layers too: w [OC, OD, OH, OW, C, KD, KH, KW], bias [OC, OD, OH, OW]
+//              not_finite, 0 where no y is infinite or NaN; null but where LEAVES_FINITE
 // Writes       y [N, OC, OD, OH, OW]; where LEAVES_FINITE only those that are infinite or NaN
-// Mapping      one thread per output, in y's memory order: ow innermost, or oc where channels are last
+// Mapping      one thread per output, in y's memory order: ow innermost, or oc where channels are last; where
+//              LEAVES_FINITE of a few blocks, that take all in turn
 // Bytes        x is read OC / G * KD * KH * KW / stride times, from L1 and L2 but for the first; w once a warp and tap
 // Determinism  each output is one thread's sum over c, kd, kh, kw in that order
 // Limits       none; no reuse through shared memory, so far below peak arithmetic throughput where C and OC are large
@@ -13,14 +15,10 @@
 #include "params.cuh"
 #include "windows.cuh"
 
-extern "C" __global__ void __launch_bounds__(256, 1)
-conv_forward(const scalar_t* __restrict__ x,     // [N, C, D, H, W]
-             const scalar_t* __restrict__ w,     // [OC, C / G, KD, KH, KW]
-             const BIAS* __restrict__ bias,      // [OC] or null
-             scalar_t* __restrict__ y,           // [N, OC, OD, OH, OW]
-             const ConvParams p) {
-  const index_t i = thread_index();  // [0, N * OC * OD * OH * OW)
-  if (i >= p.n * p.oc * p.od * p.oh * p.ow) return;
+// Write the i-th output.
+__device__ __forceinline__ void convolve(const scalar_t* __restrict__ x, const scalar_t* __restrict__ w,
+                                         const BIAS* __restrict__ bias, scalar_t* __restrict__ y, index_t i,
+                                         const ConvParams& p) {
   const Position o = position(i, p.oc, p.od, p.oh, p.ow, p.channels_last);
 
   scalar_t* const to = y + (o.n * p.y_n + o.c * p.y_c + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w);
@@ -49,4 +47,16 @@ conv_forward(const scalar_t* __restrict__ x,     // [N, C, D, H, W]
   }
   if (bias) sum = sum + widen(bias[o.c * p.bias_c + o.d * p.bias_d + o.h * p.bias_h + o.w * p.bias_w]);
   *to = narrow(sum);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+conv_forward(const scalar_t* __restrict__ x,       // [N, C, D, H, W]
+             const scalar_t* __restrict__ w,       // [OC, C / G, KD, KH, KW]
+             const BIAS* __restrict__ bias,        // [OC] or null
+             const int* __restrict__ not_finite,  // [1] or null
+             scalar_t* __restrict__ y,             // [N, OC, OD, OH, OW]
+             const ConvParams p) {
+  if (LEAVES_FINITE && *not_finite == 0) return;
+  const index_t count = p.n * p.oc * p.od * p.oh * p.ow;
+  for (index_t i = thread_index(); i < count; i += LEAVES_FINITE ? grid_threads() : count) convolve(x, w, bias, y, i, p);
 }

@@ -7,7 +7,8 @@
 // Reads        x [N, G, C, D, H, W] with its C channels contiguous, each run of 16 bytes aligned; zeros fill it up
 //              w [G * rows, KD, KH, KW, C], contiguous; bias [G * rows] of BIAS or null; residual, or null, with y's
 //              strides
-// Writes       y [N, G * rows, OD, OH, OW], any strides
+// Writes       y [N, G * rows, OD, OH, OW], any strides; not_finite, 0 before, 1 where one of a fold's is infinite or
+//              NaN, or null
 // Mapping      a block of WARPS_M * WARPS_N warps per tile of rows by 64 * WARPS_N positions; a warp sums
 //              16 * FRAGMENTS rows by 64 positions. The inner dimension goes in steps of 64 bytes: channels of one tap,
 //              or of several where these are few. Copies of STAGES - 1 steps are under way while one is multiplied
@@ -51,6 +52,7 @@ struct ImplicitGemmParams {
   index_t rows_are_contiguous;                  // else of positions
   index_t has_residual, activation;             // one of those of bias_activation.cuh
   double negative_slope;
+  index_t notes_not_finite;
 };
 
 constexpr int ROW_CHUNKS = 4;  // of a row of either factor, in one step
@@ -287,7 +289,7 @@ struct Multiplier<true> {
 
 // Write N results, plus as many of the residual, activated.
 template <int N>
-__device__ __forceinline__ void store(scalar_t* to, const scalar_t* results, const scalar_t* residual,
+__device__ __forceinline__ void store(scalar_t* to, const scalar_t* results, const scalar_t* residual, int* not_finite,
                                       const ImplicitGemmParams& p) {
   Pack<scalar_t, N> values = load_pack<N>(results), others = {};
   if (p.has_residual) others = load_pack<N>(residual);
@@ -297,19 +299,23 @@ __device__ __forceinline__ void store(scalar_t* to, const scalar_t* results, con
     if (p.has_residual) sum = sum + widen(others.at[j]);
     values.at[j] = narrow(activated(sum, p.activation, p.negative_slope));
   }
+  bool all_finite = true;
+#pragma unroll
+  for (int j = 0; j < N && p.notes_not_finite; ++j) all_finite = all_finite && is_finite(widen(values.at[j]));
+  if (!all_finite) atomicMax(not_finite, 1);
   store_pack(to, values);
 }
 
 __device__ __forceinline__ void store_vector(scalar_t* to, const scalar_t* results, const scalar_t* residual,
-                                             const ImplicitGemmParams& p) {
+                                             int* not_finite, const ImplicitGemmParams& p) {
   if (p.vector == CHUNK) {
-    store<CHUNK>(to, results, residual, p);
+    store<CHUNK>(to, results, residual, not_finite, p);
   } else if (p.vector == 4) {
-    store<4>(to, results, residual, p);
+    store<4>(to, results, residual, not_finite, p);
   } else if (p.vector == 2) {
-    store<2>(to, results, residual, p);
+    store<2>(to, results, residual, not_finite, p);
   } else {
-    store<1>(to, results, residual, p);
+    store<1>(to, results, residual, not_finite, p);
   }
 }
 
@@ -326,9 +332,9 @@ struct Row {
 
 // Writes the block's rows from m on, PASS_M of them, from shared memory, contiguous there along rows or positions as
 // they are in y. Of a fold, adjacent rows are written together, position by position.
-__device__ __forceinline__ void write_pass(scalar_t* y, const scalar_t* residual, const scalar_t* results, index_t m,
-                                           int row_pitch, int position_pitch, const Tile& tile,
-                                           const ImplicitGemmParams& p) {
+__device__ __forceinline__ void write_pass(scalar_t* y, const scalar_t* residual, int* not_finite,
+                                           const scalar_t* results, index_t m, int row_pitch, int position_pitch,
+                                           const Tile& tile, const ImplicitGemmParams& p) {
   const int vector = static_cast<int>(p.vector), inner = p.rows_are_contiguous ? PASS_M : TILE_N;
   const int adjacent = static_cast<int>(p.adjacent_rows);
   for (int i = static_cast<int>(threadIdx.x) * vector; i < PASS_M * TILE_N; i += THREADS * vector) {
@@ -341,7 +347,7 @@ __device__ __forceinline__ void write_pass(scalar_t* y, const scalar_t* residual
     const index_t w = tile.w.residue + at.w * tile.w.output_step + at_row.w;
     if (m + row >= p.rows || at.n >= p.n || !is_inside(d, p.od) || !is_inside(h, p.oh) || !is_inside(w, p.ow)) continue;
     const index_t to = at.n * p.y_n + at_row.c * p.y_c + d * p.y_d + h * p.y_h + w * p.y_w;
-    store_vector(y + to, results + row * row_pitch + column * position_pitch, residual + to, p);
+    store_vector(y + to, results + row * row_pitch + column * position_pitch, residual + to, not_finite, p);
   }
 }
 
@@ -350,6 +356,7 @@ implicit_gemm(const scalar_t* __restrict__ x,     // [N, G, C, D, H, W]
               const scalar_t* __restrict__ w,     // [G * rows, KD, KH, KW, C]
               const BIAS* __restrict__ bias,      // [G * rows] or null
               const scalar_t* __restrict__ residual,  // as y, or null
+              int* __restrict__ not_finite,           // [1] or null
               scalar_t* __restrict__ y,           // [N, G * rows, OD, OH, OW]
               const ImplicitGemmParams p) {
   __shared__ uint4 shared[STAGES * STAGE_BYTES / 16];
@@ -383,6 +390,6 @@ implicit_gemm(const scalar_t* __restrict__ x,     // [N, G, C, D, H, W]
       }
     }
     __syncthreads();
-    write_pass(y, residual, results, m, row_pitch, position_pitch, tile, p);
+    write_pass(y, residual, not_finite, results, m, row_pitch, position_pitch, tile, p);
   }
 }

@@ -37,8 +37,7 @@ __device__ __forceinline__ Readers readers(index_t shift, index_t kernel, index_
 // The input [N, C, D, H, W] of this thread in a launch over residues modulo the stride, [residues_d, residues_h,
 // residues_w] times [N, C, run_d, run_h, run_w]; false for a thread without one.
 template <typename Params>
-__device__ __forceinline__ bool residue_position(const Params& p, Position* at) {
-  index_t i = thread_index();
+__device__ __forceinline__ bool residue_position(index_t i, const Params& p, Position* at) {
   const index_t residue_size = p.n * p.c * p.run_d * p.run_h * p.run_w;
   index_t residue = i / residue_size;
   i -= residue * residue_size;

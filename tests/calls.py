@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 
+import gpucnn
 import gpucnn.functional as F
 from gpucnn.geometry import resize_axis
 
@@ -204,3 +209,21 @@ def as_tensors(torch: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 def rank_of(name: str) -> int:
     """The spatial rank of the arrays in the call of this name, 2 where that is open."""
     return next((n for n in (1, 2, 3) if f"{n}d" in name), 2)
+
+
+def entered(call: Callable[[], Any]) -> set[tuple[str, str]]:
+    """The files and functions of gpucnn that a call enters in this thread."""
+    found, package = set(), Path(gpucnn.__file__).parent
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        code = frame.f_code
+        if event == "call" and Path(code.co_filename).is_relative_to(package):
+            found.add((code.co_filename, code.co_qualname))
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+    return found

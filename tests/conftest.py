@@ -175,6 +175,14 @@ def model_file() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def jax() -> Any:
+    """JAX, an optional peer; where GPUCNN_REQUIRE_JAX is set, as in a task of CI, its absence is an error."""
+    if not os.environ.get("GPUCNN_REQUIRE_JAX"):
+        pytest.importorskip("jax", reason="JAX is not installed")
+    return importlib.import_module("jax")
+
+
+@pytest.fixture(scope="session")
 def cupy() -> Any:
     """CuPy on a GPU, a real or a simulated one; where GPUCNN_REQUIRE_CUPY is set, as in CI, its absence is an error."""
     reason = available()["cuda"]

@@ -1,6 +1,7 @@
 """The ONNX graph of a network of gpucnn.nn in evaluation mode: a walk through its modules.
 
-Batch norms stay separate nodes: ONNX Runtime folds them into the convolutions when it loads the graph.
+Batch norms stay separate nodes: ONNX Runtime folds them into the convolutions when it loads the graph, as
+`gpucnn.nn.fused` does.
 """
 
 from __future__ import annotations

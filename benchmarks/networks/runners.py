@@ -39,8 +39,9 @@ class Prepared:
 class Runner:
     """One implementation of whole networks; it has a method for each operation that it takes, given the subject.
 
-    `inference` computes the logits of the batch, in evaluation mode, with nothing kept for a backward; `training_step`
-    is forward in training mode, cross entropy, backward, and a step of gradient descent with momentum.
+    `inference` computes the logits of the batch, in evaluation mode, with nothing kept for a backward, and norms may be
+    folded into other layers beforehand; `training_step` is forward in training mode, cross entropy, backward, and a
+    step of gradient descent with momentum.
     """
 
     def __init__(self, threads: int) -> None:
@@ -64,7 +65,7 @@ class GpucnnNetwork(Runner):
     def inference(self, subject: Subject) -> Prepared:
         from gpucnn import nn
 
-        model, images = subject.copied_model().eval(), self.in_order(subject.images)
+        model, images = nn.fused(subject.model), self.in_order(subject.images)
 
         def call() -> Any:
             with nn.inference():

@@ -10,14 +10,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+from gpucnn.backends import bfloat16
 from gpucnn.backends.base import Backend, Epilogue
 from gpucnn.backends.replaying import REPLAYERS
 
@@ -29,7 +29,6 @@ _NATIVE: dict[type, Backend] = {}
 
 _CPU = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost: memory that NumPy can read
 _CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged
-_BFLOAT16 = 4  # kDLBfloat, the code of the dtype
 
 
 _chosen: ContextVar[Backend | None] = ContextVar("gpucnn_cpu_backend", default=None)
@@ -234,7 +233,8 @@ def kind_of(array: Any) -> str:
         return "simulator"
     roots = [ancestor.__module__.partition(".")[0] for ancestor in type(array).__mro__]
     # of a subclass's ancestors the one whose library takes arrays in, as a library of arrays does
-    return next((root for root in roots if hasattr(sys.modules.get(root), "from_dlpack")), roots[0])
+    root = next((root for root in roots if hasattr(sys.modules.get(root), "from_dlpack")), roots[0])
+    return "jax" if root == "jaxlib" else root
 
 
 def _is_simulated(array: Any) -> bool:
@@ -335,8 +335,7 @@ def _receive_shared(
     devices = {name: _device_of(op, kind, name, array) for name, array in given.items()}
     first = next(iter(given))
     if devices[first] is None:
-        _teach_numpy_bfloat16(op, kind, given)
-        backend, from_dlpack, native = _cpu_backend(), np.from_dlpack, np.ndarray
+        backend, from_dlpack, native = _cpu_backend(), _from_dlpack, np.ndarray
     else:
         backend = _cuda_backend(op, first, given[first])
         from_dlpack, native = backend.xp.from_dlpack, backend.xp.ndarray
@@ -345,36 +344,13 @@ def _receive_shared(
     return backend, natives, _returner(op, kind, given[first], native)
 
 
-def _teach_numpy_bfloat16(op: str, kind: str, given: Mapping[str, Any]) -> None:
-    """Enable NumPy's import and export of bfloat16 arrays through DLPack, where there are any.
-
-    Raises
-    ------
-    TypeError
-        This NumPy cannot, or ml_dtypes, whose dtype it is, is missing.
-    """
-    name = next((name for name, array in given.items() if str(getattr(array, "dtype", "")).endswith("bfloat16")), None)
-    if name is None:
-        return
-    missing = _why_no_bfloat16()
-    if missing:
-        cast = f"{name}.float()" if kind == "torch" else f"{name} cast to float32"
-        raise TypeError(f"{op}: {name} of {kind} has dtype {given[name].dtype}, expected {missing}, or {cast}")
-
-
-@cache
-def _why_no_bfloat16() -> str:
-    """Register bfloat16 with NumPy's DLPack; the missing requirement, or an empty string."""
-    register = getattr(np.dtypes, "register_dlpack_dtype", None)
-    if register is None:
-        return f"NumPy 2.5 or later to take it, not {np.__version__}"
-    try:
-        dtype = np.dtype(import_module("ml_dtypes").bfloat16)
-    except ModuleNotFoundError:
-        return "the package ml_dtypes to take it"
-    with suppress(ValueError):  # another library has already registered it
-        register((_BFLOAT16, 16), dtype)
-    return ""
+def _from_dlpack(array: Any) -> Any:
+    """NumPy's array over the memory of another library's."""
+    if not str(getattr(array, "dtype", "")).endswith("bfloat16"):
+        return np.from_dlpack(array)
+    if bfloat16.dtype() is None:
+        raise TypeError("bfloat16 needs the package ml_dtypes, or cast it to float32")
+    return bfloat16.taken(array)
 
 
 def _unchanged(result: Any) -> Any:
@@ -387,6 +363,11 @@ def _require_array(op: str, name: str, array: Any) -> None:
         raise TypeError(f"{op}: {name} is a masked array, whose mask would be lost; expected array.filled(value)")
     if isinstance(array, np.ndarray) or _is_simulated(array):
         return
+    if typename.endswith("Tracer") and kind_of(array) == "jax":
+        raise TypeError(
+            f"{op}: {name} is traced by JAX and has no values yet, expected an array; the operations of gpucnn.jax are "
+            "those for functions under jit, grad and vmap"
+        )
     shares = all(hasattr(array, attribute) for attribute in ("__dlpack__", "__dlpack_device__", "ndim"))
     if not shares or isinstance(array, type):
         raise TypeError(f"{op}: {name} is of type {typename}, expected an array")
@@ -403,6 +384,11 @@ def _expect_one_device(op: str, devices: Mapping[str, int | None]) -> None:
 
 def _device_of(op: str, kind: str, name: str, array: Any) -> int | None:
     """The GPU that an array of another library is on, or None for memory of the CPU."""
+    if getattr(array, "requires_grad", False):
+        raise TypeError(
+            f"{op}: {name} of {kind} requires grad, expected tensor.detach(), as autograd does not see what is "
+            "computed here; the operations of gpucnn.torch are those that it follows"
+        )
     is_negated = getattr(array, "is_neg", None)
     if is_negated is not None and is_negated():  # PyTorch would share the memory without the pending negation
         raise TypeError(f"{op}: {name} of {kind} is a negated view, expected tensor.resolve_neg()")
@@ -440,9 +426,18 @@ def _cuda_backend(op: str, name: str, array: Any) -> Backend:
         raise RuntimeError(f"{op}: {name} of {kind_of(array)} is in a GPU's memory, out of reach: {error}") from None
 
 
+def _is_aligned_for_xla(array: Any) -> bool:
+    """Whether JAX takes the memory as it is.
+
+    Other memory it copies, and if that came by DLPack, in a thread that JAX 0.10.2 now and then waits for in vain when
+    the process ends.
+    """
+    return bool(array.ctypes.data % 64 == 0)
+
+
 def _returner(op: str, kind: str, example: Any, native: type) -> Callable[[Any], Any]:
     """Converter of native results, or a tuple of them, to arrays of the library of `example`."""
-    namespace = getattr(example, "__array_namespace__", lambda: sys.modules.get(kind))()
+    namespace: Any = getattr(example, "__array_namespace__", lambda: sys.modules.get(kind))()
     from_dlpack = getattr(namespace, "from_dlpack", None)
     if from_dlpack is None:
         raise TypeError(f"{op}: got arrays of {kind}, expected a library with from_dlpack to return results by")
@@ -450,6 +445,13 @@ def _returner(op: str, kind: str, example: Any, native: type) -> Callable[[Any],
     def give_back(result: Any) -> Any:
         if isinstance(result, tuple):
             return tuple(give_back(item) for item in result)
-        return from_dlpack(result) if isinstance(result, native) else result
+        if not isinstance(result, native):
+            return result
+        if isinstance(result, np.ndarray):
+            if kind == "jax" and not (result.flags.writeable and _is_aligned_for_xla(result)):
+                return namespace.asarray(result)
+            if result.dtype == bfloat16.dtype():
+                return from_dlpack(bfloat16.given(result))
+        return from_dlpack(result)
 
     return give_back

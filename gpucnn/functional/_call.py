@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -224,11 +225,6 @@ class Call:
                 f"a value for each channel of input (N, C, *) of shape {image.shape}"
             )
 
-    def lift(self, name: str, array: Array, rank: int) -> Array:
-        """An image array as a view [N, C, D, H, W]."""
-        image_shape(self.op, name, array.shape, rank)
-        return lifted(array, rank)
-
     def expect_indices(self, name: str, indices: Array, plane: int) -> None:
         """Raise unless `indices` are integers and, where values can be looked at, in the plane or -1.
 
@@ -337,6 +333,12 @@ def image_shape(op: str, name: str, shape: Sequence[int], rank: int) -> tuple[in
     return full
 
 
+@lru_cache(maxsize=1024)
+def space_of(op: str, shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """The spatial sizes of an input of this shape, or the error of `image_shape`."""
+    return image_shape(op, "input", shape, rank)[2:]
+
+
 def wrong_channels(op: str, name: str, shape: Sequence[int], rank: int, expected: str) -> ValueError:
     """The error that an image array does not have `expected` channels C; its shape shows their axis."""
     batch = "N, " if len(shape) == rank + 2 else ""
@@ -372,11 +374,6 @@ def lifted(array: Array, rank: int) -> Array:
 def lowered(array: Array, rank: int, like: Array) -> Array:
     """A view of [N, C, D, H, W] with the axes that `like`, a caller's image array, has."""
     return array[_LOWERING[rank, like.ndim]]
-
-
-def space_of(image: Array, rank: int) -> tuple[int, ...]:
-    """The true spatial sizes of an image [N, C, D, H, W]."""
-    return tuple(image.shape[5 - rank :])
 
 
 def needed(op: str, needs: Needs, count: int) -> tuple[bool, ...]:

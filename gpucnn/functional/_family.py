@@ -41,6 +41,15 @@ def replayed_family(
     return one, two, three
 
 
+def named_family(define: Callable[Concatenate[str, P], R]) -> tuple[Callable[P, R], Callable[P, R], Callable[P, R]]:
+    """As `family`, for a `define` whose first parameter is the member's name, such as "conv2d".
+
+    Compilers that trace a function take an int that it is given for a variable, but not a string.
+    """
+    one, two, three = (_of_rank(define, rank, _passed, by_name=True) for rank in (1, 2, 3))
+    return one, two, three
+
+
 def _passed(operation: Callable[P, R]) -> Callable[P, R]:
     """`operation` as a function."""
 
@@ -51,23 +60,26 @@ def _passed(operation: Callable[P, R]) -> Callable[P, R]:
 
 
 def _of_rank(
-    define: Callable[Concatenate[int, P], R], rank: int, wrap: Callable[[Callable[P, R]], Callable[P, R]]
+    define: Callable[Concatenate[Any, P], R],
+    rank: int,
+    wrap: Callable[[Callable[P, R]], Callable[P, R]],
+    by_name: bool = False,
 ) -> Callable[P, R]:
-    """The member of one rank: `wrap` makes a function of ``partial(define, rank)``."""
+    """The member of one rank: `wrap` makes a function of ``partial(define, rank)``, or of that with its name."""
     source = cast(FunctionType, define)
     name = source.__name__.replace("_nd", f"{rank}d")
     # a copy of the function under its public name, which Python's own messages about arguments then give
     body = FunctionType(source.__code__, source.__globals__, name, source.__defaults__, source.__closure__)
     body.__kwdefaults__ = source.__kwdefaults__
     body.__qualname__ = name
-    member: Any = wrap(partial(cast(Callable[Concatenate[int, P], R], body), rank))
+    member: Any = wrap(partial(cast(Callable[..., R], body), name if by_name else rank))
     member.__dict__.pop("__wrapped__", None)  # else tools look at the partial object, which is no function
     member.__name__ = member.__qualname__ = name
     member.__module__ = source.__module__
     member.__doc__ = fill(source.__doc__ or "", rank)
-    member.__annotations__ = {key: value for key, value in source.__annotations__.items() if key != "rank"}
     signature = inspect.signature(source)
-    parameters = list(signature.parameters.values())[1:]
+    first, *parameters = signature.parameters.values()
+    member.__annotations__ = {key: value for key, value in source.__annotations__.items() if key != first.name}
     member.__signature__ = signature.replace(parameters=parameters)
     return cast(Callable[P, R], member)
 

@@ -87,12 +87,11 @@ def avg_pool_nd(
     """
     call = Call(f"avg_pool{rank}d", LINEAR, input=input, out=out)
     (x,) = call.arrays
-    image = call.lift("input", x, rank)
+    space = space_of(call.op, x.shape, rank)
     divisor = _divisor(call, count_include_pad, divisor_override)
-    space = space_of(image, rank)
     geometry = pool_geometry(call.op, space, kernel_size, stride, padding, dilation, ceil_mode, divisor)
     y = call.image(pooled_shape(x.shape, geometry), rank, like=x)
-    call.backend.average_pool(image, y, geometry)
+    call.backend.average_pool(lifted(x, rank), y, geometry)
     return call.result(lowered(y, rank, like=x))
 
 
@@ -139,9 +138,8 @@ def avg_pool_nd_backward(
     """
     call = Call(f"avg_pool{rank}d_backward", LINEAR, grad_output=grad_output, input=input)
     grad, x = call.arrays
-    image = call.lift("input", x, rank)
+    space = space_of(call.op, x.shape, rank)
     divisor = _divisor(call, count_include_pad, divisor_override)
-    space = space_of(image, rank)
     geometry = pool_geometry(call.op, space, kernel_size, stride, padding, dilation, ceil_mode, divisor)
     return _average_pool_backward(call, grad, x, geometry, needs)
 
@@ -196,10 +194,10 @@ def sum_pool_nd(
     """
     call = Call(f"sum_pool{rank}d", NUMERIC, input=input, out=out)
     (x,) = call.arrays
-    image = call.lift("input", x, rank)
-    geometry = pool_geometry(call.op, space_of(image, rank), kernel_size, stride, padding, dilation, ceil_mode)
+    space = space_of(call.op, x.shape, rank)
+    geometry = pool_geometry(call.op, space, kernel_size, stride, padding, dilation, ceil_mode)
     y = call.image(pooled_shape(x.shape, geometry), rank, like=x)
-    call.backend.average_pool(image, y, geometry)
+    call.backend.average_pool(lifted(x, rank), y, geometry)
     return call.result(lowered(y, rank, like=x))
 
 
@@ -244,8 +242,8 @@ def sum_pool_nd_backward(
     """
     call = Call(f"sum_pool{rank}d_backward", NUMERIC, grad_output=grad_output, input=input)
     grad, x = call.arrays
-    image = call.lift("input", x, rank)
-    geometry = pool_geometry(call.op, space_of(image, rank), kernel_size, stride, padding, dilation, ceil_mode)
+    space = space_of(call.op, x.shape, rank)
+    geometry = pool_geometry(call.op, space, kernel_size, stride, padding, dilation, ceil_mode)
     return _average_pool_backward(call, grad, x, geometry, needs)
 
 
@@ -288,10 +286,9 @@ def adaptive_avg_pool_nd(rank: int, input: Array, output_size: Any, *, out: Arra
     """
     call = Call(f"adaptive_avg_pool{rank}d", LINEAR, input=input, out=out)
     (x,) = call.arrays
-    image = call.lift("input", x, rank)
-    geometry = adaptive_geometry(call.op, space_of(image, rank), output_size, "valid")
+    geometry = adaptive_geometry(call.op, space_of(call.op, x.shape, rank), output_size, "valid")
     y = call.image(pooled_shape(x.shape, geometry), rank, like=x)
-    call.backend.average_pool(image, y, geometry)
+    call.backend.average_pool(lifted(x, rank), y, geometry)
     return call.result(lowered(y, rank, like=x))
 
 
@@ -327,8 +324,7 @@ def adaptive_avg_pool_nd_backward(
     """
     call = Call(f"adaptive_avg_pool{rank}d_backward", LINEAR, grad_output=grad_output, input=input)
     grad, x = call.arrays
-    image = call.lift("input", x, rank)
-    geometry = adaptive_geometry(call.op, space_of(image, rank), output_size, "valid")
+    geometry = adaptive_geometry(call.op, space_of(call.op, x.shape, rank), output_size, "valid")
     return _average_pool_backward(call, grad, x, geometry, needs)
 
 
@@ -509,11 +505,10 @@ def _lp_arguments(
     ceil_mode: bool,
 ) -> tuple[float, PoolGeometry, int]:
     """The power, the geometry of the mean, and the taps of a full window."""
-    image = call.lift("input", x, rank)
+    space = space_of(call.op, x.shape, rank)
     power = number(call.op, "norm_type", norm_type)
     if power <= 0:
         raise ValueError(f"{call.op}: norm_type is {power}, expected more than 0")
-    space = space_of(image, rank)
     geometry = pool_geometry(call.op, space, kernel_size, stride, padding, dilation, ceil_mode, "padded")
     return power, geometry, prod(integers(call.op, "kernel_size", kernel_size, rank, 1))
 

@@ -82,9 +82,9 @@ def max_pool_nd(
     """
     call = Call(f"max_pool{rank}d", ORDERED, input=input, out=out)
     (x,) = call.arrays
-    image = call.lift("input", x, rank)
-    geometry = pool_geometry(call.op, space_of(image, rank), kernel_size, stride, padding, dilation, ceil_mode)
-    return _max_pool(call, x, image, geometry, return_indices, out)
+    space = space_of(call.op, x.shape, rank)
+    geometry = pool_geometry(call.op, space, kernel_size, stride, padding, dilation, ceil_mode)
+    return _max_pool(call, x, geometry, return_indices)
 
 
 def max_pool_nd_backward(
@@ -134,9 +134,9 @@ def max_pool_nd_backward(
     call = Call(f"max_pool{rank}d_backward", ORDERED, grad_output=grad_output, input=input)
     boolean(call.op, "return_indices", return_indices)
     grad, x = call.arrays
-    image = call.lift("input", x, rank)
-    geometry = pool_geometry(call.op, space_of(image, rank), kernel_size, stride, padding, dilation, ceil_mode)
-    return _max_pool_backward(call, grad, x, image, geometry, indices, needs)
+    space = space_of(call.op, x.shape, rank)
+    geometry = pool_geometry(call.op, space, kernel_size, stride, padding, dilation, ceil_mode)
+    return _max_pool_backward(call, grad, x, geometry, indices, needs)
 
 
 def adaptive_max_pool_nd(
@@ -186,9 +186,8 @@ def adaptive_max_pool_nd(
     """
     call = Call(f"adaptive_max_pool{rank}d", ORDERED, input=input, out=out)
     (x,) = call.arrays
-    image = call.lift("input", x, rank)
-    geometry = adaptive_geometry(call.op, space_of(image, rank), output_size)
-    return _max_pool(call, x, image, geometry, return_indices, out)
+    geometry = adaptive_geometry(call.op, space_of(call.op, x.shape, rank), output_size)
+    return _max_pool(call, x, geometry, return_indices)
 
 
 def adaptive_max_pool_nd_backward(
@@ -235,9 +234,8 @@ def adaptive_max_pool_nd_backward(
     call = Call(f"adaptive_max_pool{rank}d_backward", ORDERED, grad_output=grad_output, input=input)
     boolean(call.op, "return_indices", return_indices)
     grad, x = call.arrays
-    image = call.lift("input", x, rank)
-    geometry = adaptive_geometry(call.op, space_of(image, rank), output_size)
-    return _max_pool_backward(call, grad, x, image, geometry, indices, needs)
+    geometry = adaptive_geometry(call.op, space_of(call.op, x.shape, rank), output_size)
+    return _max_pool_backward(call, grad, x, geometry, indices, needs)
 
 
 max_pool1d, max_pool2d, max_pool3d = replayed_family(max_pool_nd)
@@ -248,12 +246,9 @@ adaptive_max_pool1d_backward, adaptive_max_pool2d_backward, adaptive_max_pool3d_
 )
 
 
-def _max_pool(
-    call: Call, x: Array, image: Array, geometry: PoolGeometry, return_indices: bool, out: Array | None
-) -> Any:
+def _max_pool(call: Call, x: Array, geometry: PoolGeometry, return_indices: bool) -> Any:
     rank = geometry.rank
-    shape = pooled_shape(x.shape, geometry)
-    y = call.image(shape, rank, like=x)
+    image, y = lifted(x, rank), call.image(pooled_shape(x.shape, geometry), rank, like=x)
     if not boolean(call.op, "return_indices", return_indices):
         call.backend.max_pool(image, y, None, geometry)
         return call.result(lowered(y, rank, like=x))
@@ -263,7 +258,7 @@ def _max_pool(
 
 
 def _max_pool_backward(
-    call: Call, grad: Array, x: Array, image: Array, geometry: PoolGeometry, indices: Array | None, needs: Needs
+    call: Call, grad: Array, x: Array, geometry: PoolGeometry, indices: Array | None, needs: Needs
 ) -> tuple[Array | None]:
     rank = geometry.rank
     call.expect_shape("grad_output", grad, pooled_shape(x.shape, geometry))
@@ -274,7 +269,7 @@ def _max_pool_backward(
     if not needed(call.op, needs, 1)[0]:
         return (None,)
     if indices is None:
-        y = call.image(grad.shape, rank, like=x)
+        image, y = lifted(x, rank), call.image(grad.shape, rank, like=x)
         at = call.backend.empty_like(tuple(y.shape), np.int64, image)
         call.backend.max_pool(image, y, at, geometry)
     else:

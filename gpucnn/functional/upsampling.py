@@ -81,7 +81,7 @@ def max_unpool_nd(
     size = _unpool_size(call, rank, x, kernel_size, stride, padding, output_size)
     at = _unpool_indices(call, indices, x, size)
     y = call.image((*x.shape[:-rank], *size), rank, like=x)
-    call.backend.unpool(call.lift("input", x, rank), lifted(at, rank), y)
+    call.backend.unpool(lifted(x, rank), lifted(at, rank), y)
     return call.result(lowered(y, rank, like=x))
 
 

@@ -209,9 +209,9 @@ class InterpolationAxis:
     size: int
     out: int
     scale: Fraction | float = Fraction(1)
-    first: Fraction | float = Fraction(0)
+    first: Fraction | float = field(default=Fraction(0), hash=False)  # a fraction's hash takes a microsecond
     filter: Filter | None = None
-    rounding: Fraction | float = Fraction(0)
+    rounding: Fraction | float = field(default=Fraction(0), hash=False)
 
     @property
     def blends(self) -> bool:

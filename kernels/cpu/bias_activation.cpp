@@ -49,7 +49,7 @@ static void compute(const Part& part, scalar_t slope) {
 
 KERNEL bias_activation(const Params* p, const scalar_t* x, const scalar_t* bias, const scalar_t* residual, scalar_t* y,
                        scalar_t* workspace, int64_t item) {
-  const scalar_t zero = 0, slope = p->negative_slope;
+  const scalar_t nothing = -0.0, slope = p->negative_slope;
   Range range = part_of(p->n * p->r * p->i, item, p->items);
   Place place(range.begin, p->r, p->i);
   for (index_t at = range.begin; at < range.end;) {
@@ -57,7 +57,7 @@ KERNEL bias_activation(const Params* p, const scalar_t* x, const scalar_t* bias,
     Part part;
     part.count = min(p->i - i, range.end - at);
     part.x = x + n * p->x_n + r * p->x_r + i * p->x_i;
-    part.bias = bias ? bias + r * p->bias_r + i * p->bias_i : &zero;
+    part.bias = bias ? bias + r * p->bias_r + i * p->bias_i : &nothing;  // x + -0 is x, of -0 too
     part.residual = residual ? residual + n * p->residual_n + r * p->residual_r + i * p->residual_i : nullptr;
     part.y = y + n * p->y_n + r * p->y_r + i * p->y_i;
     part.x_step = p->x_i, part.bias_step = p->bias_i, part.residual_step = p->residual_i, part.y_step = p->y_i;

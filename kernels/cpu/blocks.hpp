@@ -5,6 +5,7 @@
 // i * step + least + j * gap. Taps ascend; the packed weights are in their order.
 #pragma once
 
+#include "epilogue.hpp"
 #include "transpose.hpp"
 
 struct Axis {
@@ -138,21 +139,37 @@ struct Runs {
   }
 };
 
-// Copies sums[position][lane] to y, whose first channel is that of lane 0.
-static void write(const scalar_t* sums, index_t lanes, index_t channels, const Tile& tile, const Steps& by, scalar_t* y,
-                  scalar_t* turned) {
-  if (by.c != 1) copy_transposed(sums, lanes, turned, tile.positions(), tile.positions(), lanes);
-  index_t position = 0;
-  for (index_t n = 0; n < tile.ns; n++)
-    for (index_t d = 0; d < tile.ds; d++)
-      for (index_t h = 0; h < tile.hs; h++, position += tile.ws) {
-        scalar_t* row = y + (tile.n + n) * by.n + (tile.d + d) * by.d + (tile.h + h) * by.h + tile.w * by.w;
-        for (index_t w = 0; w < tile.ws && by.c == 1; w++)
-          memcpy(row + w * by.w, sums + (position + w) * lanes, channels * sizeof(scalar_t));
-        for (index_t c = 0; c < channels && by.c != 1; c++) {
-          const scalar_t* from = turned + c * tile.positions() + position;
-          if (by.w == 1) memcpy(row + c * by.c, from, tile.ws * sizeof(scalar_t));
-          for (index_t w = 0; w < tile.ws && by.w != 1; w++) row[c * by.c + w * by.w] = from[w];
-        }
-      }
+// Copies sums[position][lane] to y, whose first channel is that of lane 0, after the epilogue. `residual` is null, or
+// has the steps of y.
+static void write(scalar_t* sums, index_t lanes, index_t channels, const Tile& tile, const Steps& by, scalar_t* y,
+                  const scalar_t* residual, const Epilogue& epilogue, scalar_t* turned) {
+  index_t positions = tile.positions();
+  bool is_turned = by.c != 1;
+  if (is_turned) copy_transposed(sums, lanes, turned, positions, positions, lanes);
+  auto rows = [&](auto body) {  // body(position, offset) for the rows of the tile
+    for (index_t n = 0, position = 0; n < tile.ns; n++)
+      for (index_t d = 0; d < tile.ds; d++)
+        for (index_t h = 0; h < tile.hs; h++, position += tile.ws)
+          body(position, (tile.n + n) * by.n + (tile.d + d) * by.d + (tile.h + h) * by.h + tile.w * by.w);
+  };
+  if (residual)
+    rows([&](index_t position, index_t offset) {
+      for (index_t w = 0; w < tile.ws && !is_turned; w++)
+        for (index_t c = 0; c < channels; c++) sums[(position + w) * lanes + c] += residual[offset + w * by.w + c];
+      for (index_t c = 0; c < channels && is_turned; c++)
+        for (index_t w = 0; w < tile.ws; w++)
+          turned[c * positions + position + w] += residual[offset + c * by.c + w * by.w];
+    });
+  scalar_t* all = is_turned ? turned : sums;
+  if (epilogue.acts) finish_row(epilogue, all, nullptr, positions * (is_turned ? channels : lanes), all);
+  rows([&](index_t position, index_t offset) {
+    for (index_t w = 0; w < tile.ws && !is_turned; w++)
+      memcpy(y + offset + w * by.w, sums + (position + w) * lanes, channels * sizeof(scalar_t));
+    for (index_t c = 0; c < channels && is_turned; c++) {
+      const scalar_t* from = turned + c * positions + position;
+      scalar_t* row = y + offset + c * by.c;
+      if (by.w == 1) memcpy(row, from, tile.ws * sizeof(scalar_t));
+      for (index_t w = 0; w < tile.ws && by.w != 1; w++) row[w * by.w] = from[w];
+    }
+  });
 }

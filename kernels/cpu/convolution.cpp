@@ -32,6 +32,8 @@ struct Params {
   index_t block, room;                      // scalars of the largest block; and of its positions, rounded up
   index_t pieces;                           // most pieces of the runs of a residue
   index_t lists, splits_w;                  // most lists of positions of a residue; and whether runs are of one tap
+  index_t acts;                             // the epilogue
+  double least, most, slope;
 };
 
 // A stride residue: targets at y + (d, h, w) * steps of y, and their taps in ascending order.
@@ -225,17 +227,23 @@ static void multiply_panel(Product product, const Reads& reads, bool is_in_place
     first = nullptr;
   }
   const scalar_t* columns = product.columns;
+  const Epilogue* epilogue = product.epilogue;
+  if (reads.count > 1) product.epilogue = nullptr;
   for (const Step* step = reads.steps; step < reads.steps + reads.count; step++, first = nullptr) {
     product.at = step->at, product.to = is_in_place ? step->y : step->number;
     product.pieces = step->pieces, product.count = step->count;
     product.columns = columns + step->depth * V * LANES;
     multiply<V>(product, step->positions, first);
   }
+  if (!epilogue || reads.count == 1) return;
+  product.epilogue = epilogue, product.to = reads.steps[0].y;
+  finish(product, 0, reads.tile.positions(), V * LANES);
 }
 
 // Without `packed`, each item packs the filters that it multiplies with: where there is one tile, no other does.
 KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* w, const scalar_t* packed, const scalar_t* bias,
-                   const int64_t* residues, scalar_t* y, scalar_t* workspace, int64_t item) {
+                   const scalar_t* residual, const int64_t* residues, scalar_t* y, scalar_t* workspace, int64_t item) {
+  Epilogue epilogue(p);
   Panels panels(p->filters);
   Range part = part_of(panels.count, item % p->parts, p->parts);
   item /= p->parts;
@@ -279,16 +287,24 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* w, const 
         shift[i / LANES][i % LANES] = bias[g * p->bias_g + (m + i) * p->bias_m];
       for (index_t r = 0; r < p->residues; weights += all[r].taps() * channels * lanes, r++) {
         const Tile& here = reads[r].tile;
-        scalar_t* to = y + all[r].y + (g * p->filters + m) * p->y_c;
+        bool is_last = c + channels == p->channels;
+        index_t begin = all[r].y + (g * p->filters + m) * p->y_c;
+        scalar_t* to = y + begin;
+        const scalar_t* beside = residual ? residual + begin : nullptr;
         scalar_t* kept = sums + room * (is_whole ? 0 : (panel - part.begin) * p->residues + r);
         bool is_in_place = p->y_c == 1 && filters == lanes && reads[r].begins_whole();
         Product product{rows, nullptr, nullptr, 0, weights, lanes, kept, nullptr, lanes};
-        if (is_in_place) product.sums = to + here.n * p->y_n + here.d * p->y_d + here.h * p->y_h + here.w * p->y_w;
-        if (is_in_place) product.sums_step = 1;
+        product.is_ahead = !is_copied && panel == part.begin;
+        if (is_in_place) {
+          index_t corner = here.n * p->y_n + here.d * p->y_d + here.h * p->y_h + here.w * p->y_w;
+          product.sums = to + corner, product.sums_step = 1;
+          product.epilogue = is_last && epilogue.acts ? &epilogue : nullptr;
+          product.residual = beside ? beside + corner : nullptr;
+        }
         with_vectors<MAX_VECTORS>(vectors, [&](auto v) {
           multiply_panel<v()>(product, reads[r], is_in_place, c ? nullptr : shift);
         });
-        if (!is_in_place && c + channels == p->channels) write(kept, lanes, filters, here, y_steps, to, turned);
+        if (!is_in_place && is_last) write(kept, lanes, filters, here, y_steps, to, beside, epilogue, turned);
       }
     }
   }

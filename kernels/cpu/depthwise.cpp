@@ -22,6 +22,8 @@ struct Params {
   index_t pixels;            // positions whose products are summed before they join the others, in wgrad
   index_t chunks;            // of channels that are transposed together
   index_t box_d, box_h, box_w;  // targets of a box
+  index_t acts;              // the epilogue
+  double least, most, slope;
 };
 
 #include "depthwise.hpp"

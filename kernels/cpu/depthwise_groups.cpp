@@ -4,6 +4,7 @@
 // residue of the stride that a tap reads. There a tap is an offset, whatever the target: target (d, h, w) is the position
 // (d * rows + h) * pitch + w of a flat plane, in which vectors run on from row to row. What they compute between rows is
 // dropped. A strided dgrad has a part for each residue of the targets.
+#include "epilogue.hpp"
 #include "transpose.hpp"
 
 struct Params {
@@ -26,6 +27,8 @@ struct Params {
   index_t taps;                          // of all parts together
   index_t parts;                         // of the batch, each with its partial sums, in wgrad
   index_t items;
+  index_t acts;                          // the epilogue
+  double least, most, slope;
 };
 
 constexpr bool MANY_REGISTERS = VECTOR_BYTES == 64;
@@ -266,6 +269,7 @@ INLINE index_t packed_filters(const Params* p) { return round_up(p->filters, p->
 // y, or grad_x, of packed weights [groups][filters / width][parts][channels][taps][width] and bias [groups][filters].
 KERNEL depthwise_groups(const Params* p, const scalar_t* from, const scalar_t* weight, const index_t* table, scalar_t* to,
                         scalar_t* workspace, int64_t item) {
+  Epilogue epilogue(p);
   Table tables(p, table);
   index_t copy = copy_size(p), filters = packed_filters(p), parts = p->hop_d * p->hop_h * p->hop_w;
   index_t of_group = filters * p->channels * p->taps, count = boxes(p), blocks = ceil_div(p->groups, p->block);
@@ -302,6 +306,7 @@ KERNEL depthwise_groups(const Params* p, const scalar_t* from, const scalar_t* w
                              sums + part * p->width * size, size);
           w += p->channels * taps * p->width;
         }
+        if (epilogue.acts) finish_row(epilogue, sums, nullptr, parts * p->width * size, sums);
         for (index_t i = 0; i < width; i++)
           unpack(p, sums + i * size, p->width * size, written, by, image + (g * p->filters + m + i) * by.c);
       }

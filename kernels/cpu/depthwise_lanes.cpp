@@ -20,6 +20,8 @@ struct Params {
   index_t items;
   index_t parts;             // of the batch, each with its partial sums, in wgrad
   index_t pixels;            // positions whose products are summed before they join the others, in wgrad
+  index_t acts;              // the epilogue
+  double least, most, slope;
 };
 
 #include "depthwise.hpp"

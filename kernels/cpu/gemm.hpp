@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "epilogue.hpp"
 #include "transpose.hpp"
 
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -40,7 +41,18 @@ struct Product {
   scalar_t* sums;
   const index_t* to;
   index_t sums_step;
+  const Epilogue* epilogue = nullptr;  // of sums that the product completes, else null
+  const scalar_t* residual = nullptr;  // at the places of `sums`, or null
+  bool is_ahead = false;               // whether rows are fetched into the second-level cache a tile ahead
 };
+
+// The epilogue of sums in the first-level cache: in registers it would be unrolled in each kind of tile.
+static void finish(const Product& p, index_t first, index_t end, index_t lanes) {
+  for (index_t i = first; i < end; i++) {
+    index_t at = p.to[i] * p.sums_step;
+    finish_row(*p.epilogue, p.sums + at, p.residual ? p.residual + at : nullptr, lanes, p.sums + at);
+  }
+}
 
 // R rows of V vectors. `first` is null where sums are continued. Loops that are unrolled, or run at least once, leave
 // the sums in registers: with others, compilers keep copies of them in memory, which took 180 cycles a tile.
@@ -81,7 +93,15 @@ static void multiply(const Product& p, index_t rows, const vector_t* first) {
   scalar_t begin[V * LANES], last[R * V * LANES] = {};
   if (first) memcpy(begin, first, sizeof begin);
   index_t row = 0, places[R];
-  for (; row + R <= rows; row += R) multiply_tile<R, V>(p, row, first ? begin : nullptr);
+  for (; row + R <= rows; row += R) {
+    for (index_t i = row; i < row + R && p.residual; i++)  // that of the tile's sums, which are complete after it
+      for (int v = 0; v < V; v++) __builtin_prefetch(p.residual + p.to[i] * p.sums_step + v * LANES);
+    for (index_t i = row + R; i < row + 2 * R && p.is_ahead; i++)
+      for (index_t k = 0; k < p.pieces->length; k += 64 / sizeof(scalar_t))
+        __builtin_prefetch(p.rows + p.at[i] + p.pieces->offset + k, 0, 2);
+    multiply_tile<R, V>(p, row, first ? begin : nullptr);
+    if (p.epilogue) finish(p, row, row + R, V * LANES);
+  }
   if (row == rows) return;
   Product rest = p;
   rest.at += row, rest.sums = last, rest.to = places, rest.sums_step = V * LANES;
@@ -91,6 +111,7 @@ static void multiply(const Product& p, index_t rows, const vector_t* first) {
   multiply_tile<R, V>(rest, 0, first ? begin : nullptr);
   for (index_t i = row; i < rows; i++)
     memcpy(p.sums + p.to[i] * p.sums_step, last + (i - row) * V * LANES, V * LANES * sizeof(scalar_t));
+  if (p.epilogue) finish(p, row, rows, V * LANES);
 }
 
 // Calls `function` with the number of vectors, in [1, MOST], as a constant.

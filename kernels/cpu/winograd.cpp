@@ -22,6 +22,8 @@ struct Params {
   index_t n, tile_n, tile_h, tile_w;        // images of all residues, and tiles of a region
   index_t parts;                            // of the filters
   index_t slice;                            // channels of filters that are transformed together
+  index_t acts;                             // the epilogue
+  double least, most, slope;
 };
 
 constexpr int FREQUENCIES = 16;
@@ -169,7 +171,8 @@ static bool to_sums(const scalar_t* products, index_t step, index_t wide, index_
 // Without `packed`, each item transforms the filters that it multiplies with, of one slice of channels at a time: where
 // there is one region, no other does.
 KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* w, const scalar_t* packed, const scalar_t* bias,
-                scalar_t* y, int64_t* not_finite, scalar_t* workspace, int64_t item) {
+                const scalar_t* residual, scalar_t* y, int64_t* not_finite, scalar_t* workspace, int64_t item) {
+  Epilogue epilogue(p);
   index_t all = item;
   Panels panels(p->filters);
   Range part = part_of(panels.count, item % p->parts, p->parts);
@@ -232,9 +235,10 @@ KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* w, const sca
       Tile here = image.within(tile);
       is_finite &= to_sums(products + i * high * wide * lanes, spaced(tiles * lanes), wide, lanes, here, shift, filters,
                            p->bias_m, sums);
-      scalar_t* first_y = y + image.n * p->y_n + image.h.target * p->y_h + image.w.target * p->y_w;
-      write(sums, lanes, filters, here, {0, p->y_c, 0, p->y_h * p->gap_h, p->y_w * p->gap_w},
-            first_y + (g * p->filters + m) * p->y_c, turned);
+      index_t begin = image.n * p->y_n + image.h.target * p->y_h + image.w.target * p->y_w;
+      begin += (g * p->filters + m) * p->y_c;
+      write(sums, lanes, filters, here, {0, p->y_c, 0, p->y_h * p->gap_h, p->y_w * p->gap_w}, y + begin,
+            residual ? residual + begin : nullptr, epilogue, turned);
     }
   }
   not_finite[all] = !is_finite;

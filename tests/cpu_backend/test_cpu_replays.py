@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
-from calls import CALLS, fresh
+from calls import CALLS, entered, fresh
 from checked_replays import facts
 
 import gpucnn
@@ -227,18 +224,7 @@ MOST = {"functions": 15, "files": 8}
 
 @pytest.mark.parametrize("case", ["conv2d", "depthwise", "max_pool2d", "batch_norm", "bias_activation"])
 def test_a_replayed_call_takes_few_steps(case: str, kept: dict[Any, Any]) -> None:
-    entered = set()
-
-    def note(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call" and Path(frame.f_code.co_filename).is_relative_to(Path(gpucnn.__file__).parent):
-            entered.add((frame.f_code.co_filename, frame.f_code.co_qualname))
-
     REPLAYED[case]()
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        REPLAYED[case]()
-    finally:
-        sys.setprofile(before)
-    assert len(entered) <= MOST["functions"], sorted(entered)
-    assert len({file for file, _ in entered}) <= MOST["files"], sorted(entered)
+    steps = entered(REPLAYED[case])
+    assert len(steps) <= MOST["functions"], sorted(steps)
+    assert len({file for file, _ in steps}) <= MOST["files"], sorted(steps)

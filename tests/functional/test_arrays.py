@@ -18,7 +18,7 @@ from tolerances import assert_close
 import gpucnn
 import gpucnn.functional as F
 from gpucnn import backends, simulator
-from gpucnn.backends import available, backend_of, receive
+from gpucnn.backends import available, backend_of, bfloat16, receive
 from gpucnn.backends.cpu import builds
 from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.cuda.device import cupy_runtime
@@ -137,8 +137,8 @@ def test_tensors_that_cannot_be_shared(torch: Any) -> None:
     x = torch.ones(1, 1, 3, 3)
     complex_x = torch.view_as_complex(torch.ones(1, 1, 3, 3, 2))
     for wrong, said in {
-        torch.ones(1, 1, 3, 3, requires_grad=True): "Can't export tensors that require gradient, use tensor.detach()",
-        torch.nn.Parameter(x): "tensor.detach()",
+        torch.ones(1, 1, 3, 3, requires_grad=True): "requires grad, expected tensor.detach()",
+        torch.nn.Parameter(x): "the operations of gpucnn.torch are those that it follows",
         x.to("meta"): "expected an array that DLPack can share",
         x.to_sparse(): "expected an array that DLPack can share",
         complex_x.conj(): "conjugate bit",
@@ -156,22 +156,93 @@ def test_tensors_of_several_dtypes_are_told_apart_in_their_own_words(torch: Any)
         F.conv2d(torch.ones(1, 1, 3, 3, dtype=torch.uint8), torch.ones(1, 1, 3, 3))
 
 
-def test_tensors_of_bfloat16(torch: Any) -> None:
-    x = torch.tensor([-1.0, 2.5], dtype=torch.bfloat16)
-    if hasattr(np.dtypes, "register_dlpack_dtype"):
-        y = F.relu(x)
-        assert (y.dtype, y.tolist()) == (torch.bfloat16, [0, 2.5])
-        return
-    message = (
-        f"relu: input of torch has dtype torch.bfloat16, expected NumPy 2.5 or later to take it, not {np.__version__}"
-    )
-    with pytest.raises(TypeError, match=rf"^{re.escape(message)}, or input\.float\(\)$"):
-        F.relu(x)
+@pytest.mark.parametrize("name", CALLS)
+def test_tensors_of_bfloat16(torch: Any, name: str) -> None:
+    def half(array: Array) -> Array:
+        return array.astype(ml_dtypes.bfloat16) if array.dtype.kind == "f" else array
+
+    def half_tensor(array: Array) -> Any:
+        return torch.from_numpy(array).to(torch.bfloat16 if array.dtype.kind == "f" else None)
+
+    halves, tensors = each_array(fresh(name), half), each_array(fresh(name), half_tensor)
+    for result, expected in zip(
+        results_of(getattr(F, name)(**tensors)), results_of(getattr(F, name)(**halves)), strict=True
+    ):
+        assert (result is None) == (expected is None)
+        if result is not None and expected.dtype == ml_dtypes.bfloat16:
+            assert result.dtype == torch.bfloat16
+            np.testing.assert_array_equal(result.float().numpy(), expected.astype(np.float32))
+
+
+def test_tensors_of_bfloat16_are_not_copied(torch: Any) -> None:
+    tensor = torch.arange(6, dtype=torch.bfloat16).reshape(2, 3).T
+    _, (array,), give_back = receive("op", {"x": tensor})
+    assert (array.dtype, array.strides, array.ctypes.data) == (ml_dtypes.bfloat16, (2, 6), tensor.data_ptr())
+    array[2, 1] = 7
+    assert tensor[2, 1] == 7
+    returned = give_back(array)
+    assert (returned.dtype, returned.stride(), returned.data_ptr()) == (torch.bfloat16, (1, 3), tensor.data_ptr())
+
+
+def test_tensors_of_any_strides(torch: Any) -> None:
+    x, w = torch.randn(2, 3, 9, 8, dtype=torch.float64), torch.randn(4, 3, 2, 2, dtype=torch.float64)
+    for view in (x[..., ::2, 1:], x.transpose(2, 3), x[:1].expand(2, 3, 9, 8), x[:, :, :0].new_zeros(0, 3, 4, 4)):
+        assert F.conv2d(view, w).equal(F.conv2d(view.clone(memory_format=torch.contiguous_format), w))
 
 
 def read_only(array: Array) -> Array:
     array.flags.writeable = False
     return array
+
+
+# --- JAX ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_arrays_of_jax_in_and_out(jax: Any, name: str) -> None:
+    """But for running statistics, which are written to."""
+    singles = each_array(fresh(name), lambda array: array.astype(np.float32) if array.dtype.kind == "f" else array)
+    if "running_mean" in singles:
+        singles.update(dict.fromkeys(RUNNING))
+    result = getattr(F, name)(**each_array(singles, jax.numpy.asarray))
+    expected = getattr(F, name)(**singles)
+    for one, other in zip(results_of(result), results_of(expected), strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert isinstance(one, jax.Array)
+            np.testing.assert_array_equal(np.asarray(one), other)
+
+
+def test_arrays_of_jax_are_taken_without_a_copy_and_never_written_to(jax: Any) -> None:
+    for dtype in (jax.numpy.float32, jax.numpy.bfloat16):
+        x = jax.numpy.arange(6, dtype=dtype).reshape(2, 3)
+        _, (array,), give_back = receive("op", {"x": x})
+        assert array.ctypes.data == x.unsafe_buffer_pointer()
+        assert not array.flags.writeable
+        assert (give_back(array) == x).all()
+    ones = jax.numpy.ones((2, 1, 3, 3))
+    with pytest.raises(ValueError, match=r"^batch_norm: running_mean is read-only"):
+        F.batch_norm(ones, ones[0, 0, 0, :1], ones[0, 0, 0, :1], training=True)
+    with pytest.raises(ValueError, match=r"^conv2d: out is read-only"):
+        F.conv2d(ones, ones[:1], out=ones[:, :, :1, :1])
+
+
+def test_large_results_for_jax_are_not_copied(jax: Any) -> None:
+    result = F.conv2d(np.ones((4, 1, 300, 300), np.float32), np.ones((1, 1, 1, 1), np.float32))
+    give_back = receive("op", {"x": jax.numpy.ones(1)})[2]
+    assert give_back(result).unsafe_buffer_pointer() == result.ctypes.data
+
+
+def test_arrays_of_jax_without_elements(jax: Any) -> None:
+    assert F.relu(jax.numpy.zeros((0, 3))).shape == (0, 3)
+    assert F.conv2d(jax.numpy.zeros((0, 1, 4, 4)), jax.numpy.ones((2, 1, 2, 2))).shape == (0, 2, 3, 3)
+
+
+def test_values_that_jax_traces_are_refused(jax: Any) -> None:
+    message = r"^relu: input is traced by JAX and has no values yet, expected an array; .* gpucnn\.jax "
+    for transform in (jax.jit, lambda function: jax.grad(lambda x: function(x).sum()), jax.vmap):
+        with pytest.raises(TypeError, match=message):
+            transform(F.relu)(jax.numpy.ones(3))
 
 
 # --- Other libraries ----------------------------------------------------------------------------------------------
@@ -245,24 +316,24 @@ def test_another_library_in_and_out(name: str) -> None:
     assert_same(arrays if isinstance(result, tuple) else arrays[0], getattr(F, name)(**fresh(name)))
 
 
-def test_another_library_in_and_out_in_bfloat16() -> None:
+@pytest.mark.parametrize("versions", [{"max_version": (1, 0)}, {}], ids=["versioned", "unversioned"])
+def test_another_library_in_and_out_in_bfloat16(monkeypatch: pytest.MonkeyPatch, versions: dict[str, Any]) -> None:
+    """Both of DLPack's structures have the dtype, in different places."""
+    monkeypatch.setattr(Shared, "__dlpack__", lambda self, **_: bfloat16.given(self.array).__dlpack__(**versions))
     x = np.array([-1.0, 2.5], ml_dtypes.bfloat16)
-    if hasattr(np.dtypes, "register_dlpack_dtype"):
-        assert_same(F.relu(Shared(x)).array, F.relu(x))
-        return
-    with pytest.raises(
-        TypeError, match=r"has dtype bfloat16, expected NumPy 2\.5 or later .*, or input cast to float32$"
-    ):
-        F.relu(Shared(x))
+    monkeypatch.setattr(
+        Shared, "__array_namespace__", lambda self: SimpleNamespace(from_dlpack=lambda other: bfloat16.taken(other))
+    )
+    assert_same(F.relu(Shared(x)), F.relu(x))
 
 
 def test_bfloat16_of_another_library_needs_ml_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(np.dtypes, "register_dlpack_dtype", lambda key, dtype: None, raising=False)
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    backends._why_no_bfloat16.cache_clear()
-    with pytest.raises(TypeError, match=r"expected the package ml_dtypes to take it, or input cast to float32$"):
+    bfloat16.dtype.cache_clear()
+    message = "bfloat16 needs the package ml_dtypes, or cast it to float32"
+    with pytest.raises(TypeError, match=rf"^relu: input of test_arrays has dtype bfloat16, .*: {message}$"):
         F.relu(Shared(np.array([1.0], ml_dtypes.bfloat16)))
-    backends._why_no_bfloat16.cache_clear()
+    bfloat16.dtype.cache_clear()
 
 
 def test_a_library_whose_module_takes_arrays_in(monkeypatch: pytest.MonkeyPatch) -> None:

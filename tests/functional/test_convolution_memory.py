@@ -16,7 +16,7 @@ from sample import examples
 from strategies import arranged, numbers
 
 import gpucnn.functional as F
-from gpucnn.backends.numpy import memory
+from gpucnn.backends.numpy import columns, depthwise, memory
 
 
 @pytest.fixture
@@ -27,6 +27,9 @@ def hold(backend: ArrayBackend, monkeypatch: pytest.MonkeyPatch) -> Callable[[in
 
     def set_limit(limit: int) -> None:
         monkeypatch.setattr(memory, "WORKSPACE_BYTES", limit)
+        columns.pieces.cache_clear()  # they were cut by the limit of that time
+        columns._items.cache_clear()
+        depthwise._lanes.cache_clear()
 
     return set_limit
 

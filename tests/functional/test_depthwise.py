@@ -52,6 +52,8 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(depthwise, "LANES", lanes)
         monkeypatch.setattr(depthwise, "SMALL_PLANE", plane)
         monkeypatch.setattr(depthwise, "MAX_ROWS", rows)
+        depthwise._lanes.cache_clear()
+        columns._items.cache_clear()  # they were cut by the sizes of that time
 
     return set_sizes
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from enum import IntEnum
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
+from calls import entered
 from strategies import IMPOSTORS
 
 from gpucnn import functional
+from gpucnn.backends import backend
 from gpucnn.geometry import geometries, sizes
-from gpucnn.geometry.arguments import integer, remembered
+from gpucnn.geometry.arguments import remembered
 
 COMPUTING = (sizes.__file__, geometries.__file__)
 
@@ -46,21 +46,30 @@ CALLS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("case", CALLS)
 def test_a_call_that_was_made_before_computes_no_geometry_again(case: str) -> None:
     """Neither are sizes computed from its arguments, nor these read."""
-    computed = []
-
-    def note(frame: FrameType, event: str, _: Any) -> None:
-        code = frame.f_code
-        if event == "call" and (code.co_filename in COMPUTING or code is integer.__code__):
-            computed.append(code.co_qualname)
-
     CALLS[case]()
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        CALLS[case]()
-    finally:
-        sys.setprofile(before)
-    assert not computed
+    steps = entered(CALLS[case])
+    assert not {step for step in steps if step[0] in COMPUTING or step[1] == "integer"}
+
+
+IMAGE, FILTERS = ones(2, 16, 14, 14), ones(16, 16, 3, 3)
+
+# Functions and files that a call by NumPy enters when it was made before.
+STEPS: dict[str, tuple[Callable[[], Any], int, int]] = {
+    "conv2d": (lambda: functional.conv2d(IMAGE, FILTERS, padding=1), 31, 12),
+    "depthwise": (lambda: functional.conv2d(IMAGE, FILTERS[:, :1], padding=1, groups=16), 31, 14),
+    "max_pool2d": (lambda: functional.max_pool2d(IMAGE, 2), 29, 10),
+    "avg_pool2d": (lambda: functional.avg_pool2d(IMAGE, 2), 31, 11),
+}
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_a_call_that_was_made_before_takes_few_steps(case: str) -> None:
+    call, functions, files = STEPS[case]
+    with backend("numpy"):
+        call()
+        steps = entered(call)
+    assert len(steps) <= functions, sorted(steps)
+    assert len({file for file, _ in steps}) <= files, sorted(steps)
 
 
 # --- What is remembered, and for whom -----------------------------------------------------------------------------

@@ -80,7 +80,7 @@ BUGS = [
     Bug("packs from anywhere", "packs.cuh", f"im2col, {SMALL}",
         Misaligned, "-offset & (BORDER - 1)", "0"),
     Bug("one thread too many", "conv_forward.cu", f"forward, {SMALL}",
-        OutOfBounds, "if (i >= p.n", "if (i > p.n"),
+        OutOfBounds, "i < count;", "i <= count;"),
     Bug("an output past the last", "conv_backward_input.cu", f"backward input, {SMALL}",
         OutOfBounds, "!is_inside(ow, p.ow)", "ow < 0"),
     Bug("an output before the first", "conv_backward_input.cu", f"backward input, {SMALL}",
@@ -185,8 +185,7 @@ BUGS = [
     Bug("four values at once from anywhere", "im2col.cu", f"im2col, {TURNED}",
         Misaligned, "value = x[", "value = reinterpret_cast<const float4*>(x + w)->x + x["),
     Bug("a product that does not fit", "conv_forward.cu", f"forward, {SMALL}",
-        UndefinedBehaviour, "const index_t i = thread_index();",
-        "const index_t i = thread_index() * 0x4000000 / 0x4000000;"),
+        UndefinedBehaviour, "index_t i = thread_index();", "index_t i = thread_index() * 0x4000000 / 0x4000000;"),
     Bug("a share of nothing", "pooling.cuh", "average, adaptive",
         UndefinedBehaviour, "quotient(i * total, parts)", "quotient(i * total, parts - parts)"),
     # --- Winograd's filtering ---------------------------------------------------------------------------------------

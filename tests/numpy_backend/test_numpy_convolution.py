@@ -22,7 +22,7 @@ from tolerances import assert_close, summed
 
 import gpucnn
 import gpucnn.functional as F
-from gpucnn.backends.numpy import columns, direct, folding, memory, select, threads
+from gpucnn.backends.numpy import columns, depthwise, direct, folding, memory, select, threads
 
 ALGORITHMS = ("direct", "im2col", "fold")
 CHANNELS = [(1, 1, 1), (3, 4, 1), (5, 2, 1), (4, 6, 2), (6, 4, 2), (9, 6, 3), (4, 4, 4), (3, 6, 3)]
@@ -37,6 +37,13 @@ def held_to(name: str) -> Iterator[None]:
         select.algorithm.cache_clear()  # it remembers what folded
         yield
     select.algorithm.cache_clear()
+
+
+def forget_pieces() -> None:
+    """Forget how work was cut, by the constants of that time."""
+    columns.pieces.cache_clear()
+    columns._items.cache_clear()
+    depthwise._lanes.cache_clear()
 
 
 @contextmanager
@@ -54,9 +61,9 @@ def pieces(kind: str) -> Iterator[None]:
             patch.setattr(folding, "MIN_CHANNELS", 1)
             patch.setattr(folding, "MIN_MULTIPLES", 2)
             patch.setattr(folding, "MAX_POSITIONS", 2 * scale)
-        columns.pieces.cache_clear()  # it remembers what the constants were
+        forget_pieces()
         yield
-    columns.pieces.cache_clear()
+    forget_pieces()
 
 
 @pytest.fixture(autouse=True)
@@ -386,6 +393,7 @@ def test_the_workspace_of_a_thread_is_bounded(
 ) -> None:
     limit = 64 * KIB
     monkeypatch.setattr(memory, "WORKSPACE_BYTES", limit)
+    forget_pieces()
     gpucnn.set_num_threads(1)
     layer = Layer(Windows(2, (64, 64), kernel, (1, 1), (1, 1), 1), 2, (8, 8, 1), dtype, (order, "contiguous", order))
     x, w, b, grad = layer.arrays()

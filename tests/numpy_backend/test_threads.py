@@ -253,7 +253,7 @@ def test_many_small_runs_of_several_threads_lose_nothing(items: Callable[[int], 
         side_by_side(*(lambda seed=seed: caller(seed) for seed in range(4)))
     finally:
         sys.setswitchinterval(interval)
-    assert not threads._blas._users
+    assert not threads._blas.users
 
 
 # --- Exceptions ---------------------------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ def test_ctrl_c_ends_the_work_when_no_thread_is_at_it(waiting: bool) -> None:
     assert ended.is_set()
     assert len(started) == 2
     assert not threads._here.nested
-    assert not threads._blas._users
+    assert not threads._blas.users
 
 
 # --- What holds within tasks --------------------------------------------------------------------------------------
@@ -488,7 +488,7 @@ def test_a_hold_that_was_interrupted_is_undone(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(KeyboardInterrupt), threads._OneBlasThread():
         pass
     assert number == [4]
-    assert not blas._users
+    assert not blas.users
 
 
 def test_a_number_that_its_user_changes_meanwhile_is_held_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ FORK = """
     meet.wait(60)
     locked = threading.Barrier(2)
     def lock():
-        with threads._pool._lock, threads._blas._lock:
+        with threads._pool._lock, threads._blas.lock:
             locked.wait(60)
             end.wait(60)
     holder = threading.Thread(target=lock)

@@ -74,9 +74,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "numpy",
     },
     "gpucnn.backends": {
-        "gpucnn.backends.base", "gpucnn.backends.cpu", "gpucnn.backends.numpy", "gpucnn.backends.cuda",
-        "gpucnn.backends.replaying", "gpucnn.simulator", "ml_dtypes", "numpy",
+        "gpucnn.backends.base", "gpucnn.backends.bfloat16", "gpucnn.backends.cpu", "gpucnn.backends.numpy",
+        "gpucnn.backends.cuda", "gpucnn.backends.replaying", "gpucnn.simulator", "numpy",
     },
+    "gpucnn.backends.bfloat16": {"ml_dtypes", "numpy"},
     "gpucnn.backends.base": {
         "gpucnn.backends.layout", "gpucnn.backends.optimization", "gpucnn.backends.smooth", "gpucnn.geometry",
     },
@@ -127,6 +128,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.onnx.operators": {
         "gpucnn.backends.backend_of", "gpucnn.backends.dtypes", "gpucnn.backends.normal", "gpucnn.functional",
         "gpucnn.geometry", "gpucnn.onnx", "numpy",
+    },
+    "gpucnn.torch": {
+        "cupy", "gpucnn.backends.receive", "gpucnn.functional", "gpucnn.geometry", "gpucnn.torch", "torch",
     },
     "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.backends.receive", "gpucnn.data", "numpy"},
     "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "gpucnn.installing", "numpy", "sklearn"},
@@ -221,11 +225,13 @@ def test_no_module_imports_a_peer(library: str) -> None:
         "cupy": {
             "gpucnn.backends.cuda.device.cupy_runtime",
             "gpucnn.compat.modules",
+            "gpucnn.torch._tensors",
             *(f"gpucnn.simulator.{name}" for name in simulated),
         },
-        "ml_dtypes": {"gpucnn.backends", "gpucnn.nn.precision", "gpucnn.onnx.tensors"},
+        "ml_dtypes": {"gpucnn.backends.bfloat16", "gpucnn.nn.precision", "gpucnn.onnx.tensors"},
     }.get(library, set())
-    assert {module for module, path in MODULES.items() if any(is_part(name, library) for name in imported(path))} == may
+    found = {module for module, path in MODULES.items() if any(is_part(name, library) for name in imported(path))}
+    assert {module for module in found if not is_part(module, f"gpucnn.{library}")} == may
 
 
 # --- What an import loads -----------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ from gpucnn.backends.cpu.library import addressable, is_addressable
 from gpucnn.backends.cpu.replays import LAUNCHING
 from gpucnn.backends.listening import note_computed
 from gpucnn.backends.numpy import NumpyBackend
+from gpucnn.backends.numpy.memory import Array
+from gpucnn.geometry import ConvGeometry
 from gpucnn.numerics import algorithm
 
 DTYPES = frozenset(map(np.dtype, builds.DTYPES))
@@ -100,6 +102,14 @@ class CompiledBackend(NumpyBackend):
     """Primitives over `numpy.ndarray` in C++ where there is a kernel, those of 16 bits in float32, else in NumPy."""
 
     name = "compiled"
+
+    def convolve_activation(
+        self, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry, epilogue: Epilogue
+    ) -> None:
+        """As `Backend.convolve_activation`, in one pass where it is of `DTYPES` and kernels can add the residual."""
+        arguments = map(_taken, (x, w, bias, y, geometry, epilogue))
+        if not (x.dtype in DTYPES and x.size and is_addressable(y) and convolution.convolve_in_one_pass(*arguments)):
+            super().convolve_activation(x, w, bias, y, geometry, epilogue)
 
     empty_weight = staticmethod(convolution.empty_weight)
     sgd = staticmethod(optimization.sgd)

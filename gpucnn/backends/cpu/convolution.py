@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cpu import depthwise, folding, implicit_gemm, pointwise, select, winograd
+from gpucnn.backends.cpu.finishing import NOTHING, Finish, finish_of
 from gpucnn.backends.cpu.library import Layout, layout
 from gpucnn.backends.cpu.tiling import Residue, Samplings, flattened, whole
 from gpucnn.backends.dtypes import name_of
@@ -43,9 +45,22 @@ def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeo
     if algorithm is not None:
         _OTHERS[algorithm][0](x, w, bias, y, geometry)
         return
-    inputs, outputs, groups = geometry.channels
-    weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size)
-    contract(x, weight, geometry.forward, y, None if bias is None else bias.reshape(groups, -1))
+    contract(x, *_by_group(w, bias, geometry), geometry.forward, y)
+
+
+def convolve_in_one_pass(
+    x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry, epilogue: Epilogue
+) -> bool:
+    """As `convolve`, with the epilogue of y's sums; False, with nothing done, where kernels cannot apply it."""
+    residual, finish = epilogue.residual, finish_of(epilogue)
+    algorithm = select.algorithm("forward", geometry, choices().algorithm)
+    if algorithm == "depthwise" and residual is None:
+        depthwise.forward(x, w, bias, y, geometry, finish)
+        return True
+    if algorithm is not None or (residual is not None and not _has_steps_of(residual, y)):
+        return False
+    contract(x, *_by_group(w, bias, geometry), geometry.forward, y, residual, finish)
+    return True
 
 
 def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
@@ -81,31 +96,71 @@ def _residues(geometry: ConvGeometry) -> tuple[tuple[Residue, ...], list[Any]]:
     return tuple(residues), targets
 
 
-def contract(x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | None) -> None:
-    """y[n, (g, m), o] = bias[g, m] + sum over c, t of w[g, m, c, t] * x[n, (g, c), where o reads at t].
+def _has_steps_of(residual: Array, y: Array) -> bool:
+    """Whether arrays of one shape have the same strides, which do not matter along an axis of one element."""
+    steps = zip(y.shape, residual.strides, y.strides, strict=True)
+    return all(size == 1 or one == other for size, one, other in steps)
 
-    x [N, G * C, D, H, W]; w [G, M, C, KD, KH, KW]; bias [G, M] or None; y [N, G * M, *o], any strides.
+
+def _by_group(w: Array, bias: Array | None, geometry: ConvGeometry) -> tuple[Array, Array | None]:
+    """The filters [G, M, C, KD, KH, KW] and biases [G, M] of a forward."""
+    inputs, outputs, groups = geometry.channels
+    weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size)
+    return weight, None if bias is None else bias.reshape(groups, -1)
+
+
+def contract(
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    samplings: Samplings,
+    y: Array,
+    residual: Array | None = None,
+    finish: Finish = NOTHING,
+) -> None:
+    """y[n, (g, m), o] = bias[g, m] + sum over c, t of w[g, m, c, t] * x[n, (g, c), where o reads at t], finished.
+
+    x [N, G * C, D, H, W]; w [G, M, C, KD, KH, KW]; bias [G, M] or None; y [N, G * M, *o], any strides; the residual is
+    None, or has the layout of y.
     """
     if any(axis.spacing < 0 for axis in samplings):
         ascending: Any = (..., *(slice(None, None, -1 if axis.spacing < 0 else 1) for axis in samplings))
         w = w[ascending]
-    _contract_ascending(x, w, samplings, y, bias)
+    _contract_ascending(x, w, bias, samplings, y, residual, finish)
 
 
-def _contract_ascending(x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | None) -> None:
+def _contract_ascending(
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    samplings: Samplings,
+    y: Array,
+    residual: Array | None = None,
+    finish: Finish = NOTHING,
+) -> None:
     """As `contract`, with the taps of w in the order of ascending offsets."""
     if y.size == 0:
         return
-    not_finite = _compute(x, w, samplings, y, bias, choices().algorithm)
+    not_finite = _compute(x, w, bias, samplings, y, residual, finish, choices().algorithm)
     for n in not_finite or ():  # Winograd's transforms spread them over a tile
-        _compute(x[n : n + 1], w, samplings, y[n : n + 1], bias, "implicit_gemm")
+        one = slice(n, n + 1)
+        beside = None if residual is None else residual[one]
+        _compute(x[one], w, bias, samplings, y[one], beside, finish, "implicit_gemm")
 
 
 def _compute(
-    x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | None, chosen: str | None
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    samplings: Samplings,
+    y: Array,
+    residual: Array | None,
+    finish: Finish,
+    chosen: str | None,
 ) -> list[int] | None:
     shape = None if bias is None else layout(bias)
-    return _plan(layout(x), layout(w), layout(y), shape, samplings, name_of(x.dtype), chosen)(x, w, y, bias)
+    planned = _plan(layout(x), layout(w), layout(y), shape, samplings, name_of(x.dtype), chosen, finish)
+    return planned(x, w, y, bias, residual)
 
 
 def _contract_residues(x: Array, w: Array, residues: tuple[Residue, ...], ys: list[Array], bias: Array | None) -> None:
@@ -121,7 +176,7 @@ def _contract_residues(x: Array, w: Array, residues: tuple[Residue, ...], ys: li
             return
     for (samplings, taps), y in zip(residues, ys, strict=True):
         ascending: Any = (..., *(slice(t.start, t.stop if t.stop >= 0 else None, t.step) for t in taps))
-        _contract_ascending(x, w[ascending], samplings, y, bias)
+        _contract_ascending(x, w[ascending], bias, samplings, y)
 
 
 @lru_cache(maxsize=512)
@@ -145,18 +200,25 @@ def _plan_residues(
 
 @lru_cache(maxsize=512)
 def _plan(
-    x: Layout, w: Layout, y: Layout, bias: Layout | None, samplings: Samplings, dtype: str, chosen: str | None
+    x: Layout,
+    w: Layout,
+    y: Layout,
+    bias: Layout | None,
+    samplings: Samplings,
+    dtype: str,
+    chosen: str | None,
+    finish: Finish,
 ) -> Callable[..., list[int] | None]:
     """The function of arrays of these layouts that computes a contraction, by the algorithm that `select` chooses."""
     flat = flattened(x, y, samplings)
     in_rows = all(each.shape[2:4] == (1, 1) and each.strides[-1] == each.itemsize for each in flat[:2])
     algorithm = select.contraction(x.shape[0], w.shape, samplings, dtype, in_rows, chosen)
     if algorithm == "winograd":
-        return winograd.plan(x, w, y, bias, samplings, dtype)
+        return winograd.plan(x, w, y, bias, samplings, dtype, finish)
     x, y, samplings = flat
     if algorithm == "pointwise":
-        return pointwise.plan(x, w, y, bias, dtype)
-    return implicit_gemm.plan(x, w, y, bias, (whole(samplings),), (0,), dtype)
+        return pointwise.plan(x, w, y, bias, dtype, finish)
+    return implicit_gemm.plan(x, w, y, bias, (whole(samplings),), (0,), dtype, finish)
 
 
 def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:

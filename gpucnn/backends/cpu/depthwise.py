@@ -17,6 +17,7 @@ import numpy as np
 
 from gpucnn.backends.cpu import depthwise_groups
 from gpucnn.backends.cpu.depthwise_groups import by_group
+from gpucnn.backends.cpu.finishing import NOTHING, Finish
 from gpucnn.backends.cpu.library import Kernel, Launch, Layout, layout, strides
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.listening import note_computed
@@ -58,9 +59,9 @@ def computes(direction: str, geometry: ConvGeometry) -> bool:
     return direction != "backward_weight" or pairs < MIN_PAIRS or inputs == outputs == 8 * groups
 
 
-def forward(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
+def forward(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry, finish: Finish = NOTHING) -> None:
     """Y [N, OC, OD, OH, OW] from x [N, C, D, H, W], w [OC, C / groups, KD, KH, KW] and bias [OC]."""
-    _contract(x, w, bias, y, geometry, "forward")
+    _contract(x, w, bias, y, geometry, "forward", finish)
 
 
 def backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
@@ -90,14 +91,20 @@ def _in_lanes(geometry: ConvGeometry, source: Layout, target: Layout) -> bool:
 
 
 def _contract(
-    source: Array, w: Array, bias: Array | None, target: Array, geometry: ConvGeometry, direction: str
+    source: Array,
+    w: Array,
+    bias: Array | None,
+    target: Array,
+    geometry: ConvGeometry,
+    direction: str,
+    finish: Finish = NOTHING,
 ) -> None:
     if target.size == 0:
         return
     layouts = layout(source), layout(target)
     plan = _plan if _in_lanes(geometry, *layouts) else depthwise_groups.plan
     of_weights = layout(w), None if bias is None else layout(bias)
-    plan(*layouts, *of_weights, geometry, direction, name_of(source.dtype))(source, w, bias, target)
+    plan(*layouts, *of_weights, geometry, direction, name_of(source.dtype), finish)(source, w, bias, target)
 
 
 @lru_cache(maxsize=512)
@@ -109,6 +116,7 @@ def _plan(
     geometry: ConvGeometry,
     direction: str,
     dtype: str,
+    finish: Finish,
 ) -> Callable[[Array, Array, Array | None, Array], None]:
     """The function of arrays of these layouts that computes a forward or a dgrad."""
     sizes = _sizes(geometry, direction == "backward_input", source.itemsize)
@@ -117,7 +125,7 @@ def _plan(
     units = n * depth * height if last else n * sizes.chunks * sizes.boxes
     items = _items(max(prod(source.shape), prod(target.shape)), geometry, units)
     images = {"n": n, "items": items, "parts": 1, **strides("from", source, "ncdhw"), **strides("to", target, "ncdhw")}
-    values = {**sizes.values, **images, **strides("bias", bias, "c"), "group": group}
+    values = {**sizes.values, **images, **strides("bias", bias, "c"), "group": group, **finish._asdict()}
     if group > 1:
         values |= strides("w", by_group(w, geometry), "gcmdhw" if direction == "backward_input" else "gmcdhw")
         pack, contract = Launch(_LANES_WEIGHT, dtype, values), Launch(_LANES, dtype, values, items, sizes.room)
@@ -147,7 +155,7 @@ def _plan_gradient(
     parts = max(1, min(most, n * depth * height if last else n))
     items = parts if last else parts * sizes.chunks
     images = {"n": n, "items": items, "parts": parts, **strides("from", x, "ncdhw"), **strides("to", grad_y, "ncdhw")}
-    values = {**sizes.values, **images, **strides("bias", None, "c"), "group": group}
+    values = {**sizes.values, **images, **strides("bias", None, "c"), "group": group, **NOTHING._asdict()}
     sums = geometry.taps * group * sizes.width
     workspace = sizes.room + sums + 64 + (0 if last else sizes.copies)
     if group > 1:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpucnn.backends.cpu.finishing import NOTHING, Finish
 from gpucnn.backends.cpu.library import Kernel, Launch, Layout, strides
 from gpucnn.backends.numpy.memory import Array, scratch
 from gpucnn.geometry import Axis, ConvGeometry
@@ -160,6 +161,7 @@ def plan(
     geometry: ConvGeometry,
     direction: str,
     dtype: str,
+    finish: Finish,
 ) -> Callable[[Array, Array, Array | None, Array], None]:
     """The function of arrays of these layouts that computes a forward or a dgrad."""
     sizes = _sizes(geometry, direction == "backward_input", source.itemsize)
@@ -167,7 +169,7 @@ def plan(
     groups, channels, filters, taps = (sizes.values[name] for name in ("groups", "channels", "filters", "taps"))
     images = {"n": source.shape[0], "parts": 1, **strides("from", source, "ncdhw"), **strides("to", target, "ncdhw")}
     weights = {**strides("w", by_group(w, geometry), axes), **strides("bias", bias, "c")}
-    values = {**sizes.values, **images, **weights}
+    values = {**sizes.values, **images, **weights, **finish._asdict()}
     items = max(1, min(MAX_ITEMS, groups, sizes.packed >> 14))
     pack = Launch(_WEIGHT, dtype, values | {"items": items}, items)
     work = max(prod(source.shape) * filters, prod(target.shape) * channels) * taps
@@ -193,7 +195,7 @@ def plan_gradient(
     parts = max(1, min(MAX_PARTS, x.shape[0], work // MULTIPLY_ADDS // blocks))
     images = {"n": x.shape[0], **strides("from", x, "ncdhw"), **strides("to", grad_y, "ncdhw")}
     weights = {**strides("w", by_group(grad_w, geometry), "gmcdhw"), **strides("bias", None, "c")}
-    values = {**sizes.values, **images, **weights, "parts": parts, "items": parts * blocks}
+    values = {**sizes.values, **images, **weights, "parts": parts, "items": parts * blocks, **NOTHING._asdict()}
     add = Launch(_GRADIENT, dtype, values, parts * blocks, sizes.sums + sizes.room)
     total = Launch(_TOTAL, dtype, values)
 

@@ -45,7 +45,7 @@ def backward_input(
         count = len(grad_y[images])
         columns = shared_scratch("columns", count * groups * rows * positions, name_of(grad_y.dtype))
         columns = columns.reshape(count, groups * rows, *geometry.output_size)
-        contract(grad_y[images], weight, same, columns, None)
+        contract(grad_y[images], weight, None, same, columns)
         image = grad_x[images] if grad_x.flags.c_contiguous else np.empty(grad_x[images].shape, grad_x.dtype)
         col2im(columns.reshape(count, groups * rows, positions), image, geometry)  # to C order
         if bias is not None:

@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 
+from gpucnn.backends.cpu.finishing import NOTHING, Finish
 from gpucnn.backends.cpu.library import Kernel, Launch, Layout, shared_scratch, strides, vector_bytes
 from gpucnn.backends.cpu.tiling import (
     BLOCK_BYTES,
@@ -58,8 +59,11 @@ def plan(
     residues: Sequence[Residue],
     offsets: Sequence[int],
     dtype: str,
+    finish: Finish = NOTHING,
 ) -> Callable[..., None]:
-    """The function of arrays x [N, G * C, D, H, W], w [G, M, C, KD, KH, KW], y [N, G * M, *o] and bias [G, M] or None.
+    """The function of x [N, G * C, D, H, W], w [G, M, C, KD, KH, KW], y [N, G * M, *o], bias [G, M] and a residual.
+
+    Bias and residual may be None; the residual has the strides of y.
 
     Of several residues, y is the first one's; the others' have the same strides, and begin at `offsets` from there.
     """
@@ -90,6 +94,7 @@ def plan(
         **strides("y", y, "ncdhw"),
         **strides("w", w, "gmcdhw"),
         **strides("bias", bias, "gm"),
+        **finish._asdict(),
     }
     table = np.array([_row(*each, kernel) for each in zip(residues, offsets, strict=True)], np.int64)
     turned = lanes * max(256, prod(kernel))
@@ -102,13 +107,13 @@ def plan(
     multiply = Launch(_CONVOLUTION, dtype, values, tiles * parts, workspace)
     packed_size = groups * vectors * lanes * channels * taps
 
-    def contract(x: Array, w: Array, y: Array, bias: Array | None) -> None:
+    def contract(x: Array, w: Array, y: Array, bias: Array | None, residual: Array | None = None) -> None:
         packed = None
         read(table)
         if packs_ahead:
             packed = shared_scratch("filters", packed_size, dtype)
             pack(w=w, residues=table, packed=packed)
-        multiply(x=x, w=w, packed=packed, bias=bias, residues=table, y=y)
+        multiply(x=x, w=w, packed=packed, bias=bias, residual=residual, residues=table, y=y)
 
     return contract
 

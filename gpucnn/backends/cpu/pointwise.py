@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gpucnn.backends.cpu.finishing import Finish
 from gpucnn.backends.cpu.library import Kernel, Launch, Layout, strides, vector_bytes
 from gpucnn.backends.cpu.tiling import MIN_ITEMS
 from gpucnn.backends.numpy.memory import Array
@@ -13,8 +14,11 @@ from gpucnn.backends.numpy.memory import Array
 _POINTWISE = Kernel("pointwise")
 
 
-def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, dtype: str) -> Callable[..., None]:
-    """The function of arrays x [N, G * C, 1, 1, P], w [G, M, C, 1, 1, 1], y [N, G * M, 1, 1, P] and bias [G, M]."""
+def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, dtype: str, finish: Finish) -> Callable[..., None]:
+    """The function of x [N, G * C, 1, 1, P], w [G, M, C, 1, 1, 1], y [N, G * M, 1, 1, P], bias [G, M] and residual.
+
+    Bias and residual may be None; the residual has the strides of y.
+    """
     batch, positions = x.shape[0], x.shape[-1]
     groups, filters, channels = w.shape[:3]
     lanes = vector_bytes() // x.itemsize
@@ -26,11 +30,12 @@ def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, dtype: str) -> Ca
         **strides("x", x, "ncdhw"),
         **strides("y", y, "ncdhw"),
         **strides("bias", bias, "gm"),
+        **finish._asdict(),
     }
     workspace = 32768 + filters * 4 * lanes + 4 * (filters + 16) + lanes
     launch = Launch(_POINTWISE, dtype, values, batch * groups * parts, workspace)
 
-    def contract(x: Array, w: Array, y: Array, bias: Array | None) -> None:
-        launch(x=x, w=np.ascontiguousarray(w), y=y, bias=bias)
+    def contract(x: Array, w: Array, y: Array, bias: Array | None, residual: Array | None) -> None:
+        launch(x=x, w=np.ascontiguousarray(w), y=y, bias=bias, residual=residual)
 
     return contract

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.backends.cpu.finishing import Finish
 from gpucnn.backends.cpu.library import Kernel, Launch, Layout, shared_scratch, strides, vector_bytes
 from gpucnn.backends.cpu.tiling import MIN_ITEMS, Samplings
 from gpucnn.backends.numpy.memory import Array
@@ -23,10 +24,13 @@ _TRANSFORM = Kernel("winograd", "transform_weights")
 Contract = Callable[..., list[int]]
 
 
-def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, samplings: Samplings, dtype: str) -> Contract:
-    """The function of arrays x, w, y, bias that writes y and returns the images whose results are not all finite.
+def plan(
+    x: Layout, w: Layout, y: Layout, bias: Layout | None, samplings: Samplings, dtype: str, finish: Finish
+) -> Contract:
+    """The function of x, w, y, bias and residual that writes y and returns the images whose sums are not all finite.
 
-    x [N, G * C, 1, H, W]; w [G, M, C, 1, 3, 3], its taps ascending; bias [G, M] or None; y [N, G * M, 1, OH, OW].
+    x [N, G * C, 1, H, W]; w [G, M, C, 1, 3, 3], its taps ascending; bias [G, M] or None; y [N, G * M, 1, OH, OW]; the
+    residual is None, or has the strides of y.
     """
     batch, (groups, filters, channels) = x.shape[0], w.shape[:3]
     _, height, width = samplings
@@ -51,6 +55,7 @@ def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, samplings: Sampli
         **strides("y", y, "ncdhw"),
         **strides("w", w, "gmcdhw"),
         **strides("bias", bias, "gm"),
+        **finish._asdict(),
     }
     items, tiles = groups * regions * parts, tile_n * tile_h * tile_w
     pixels = max(8 * tiles * 4 * lanes, tile_n * (2 * tile_h + 2) * (2 * tile_w + 2) * channels)
@@ -61,12 +66,12 @@ def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, samplings: Sampli
     multiply = Launch(_WINOGRAD, dtype, values, items, workspace)
     room = groups * vectors * lanes * (channels + 1) * FREQUENCIES
 
-    def contract(x: Array, w: Array, y: Array, bias: Array | None) -> list[int]:
+    def contract(x: Array, w: Array, y: Array, bias: Array | None, residual: Array | None) -> list[int]:
         packed, not_finite = None, np.empty(items, np.int64)
         if transforms_ahead:
             packed = shared_scratch("filters", room, dtype)
             transform(w=w, packed=packed)
-        multiply(x=x, w=w, packed=packed, bias=bias, y=y, not_finite=not_finite)
+        multiply(x=x, w=w, packed=packed, bias=bias, residual=residual, y=y, not_finite=not_finite)
         if not not_finite.any():
             return []
         by_band: Any = not_finite.reshape(groups, bands, -1).any(axis=(0, 2))

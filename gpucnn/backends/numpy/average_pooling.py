@@ -9,17 +9,9 @@ import numpy as np
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory
 from gpucnn.backends.numpy.memory import Array, Block
-from gpucnn.backends.numpy.pooling import (
-    AnyAxis,
-    Passes,
-    as_stored,
-    in_pieces,
-    separably,
-    stored,
-    widened,
-    windowed,
-)
+from gpucnn.backends.numpy.pooling import AnyAxis, Passes, as_stored, in_pieces, separably, stored, widened
 from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
+from gpucnn.geometry.caches import kept
 
 # The work of averages of whole planes for a byte, where that of two passes is 1: threads pay from 5 MiB on.
 WHOLE = 1 / 16
@@ -27,6 +19,7 @@ WHOLE = 1 / 16
 # Numbers of a whole plane that BLAS adds up in one go, as a product with ones: of 7 x 7 and 14 x 14 its sums are as
 # exact as PyTorch's, of 56 x 56 a third so: NumPy adds up those in pairs.
 SHORT = 256
+DIVISORS_BYTES = 4 << 20  # of all windows' divisors that are kept
 
 
 def average_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
@@ -53,7 +46,7 @@ def average_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
         if total is not part:
             part[...] = total
 
-    in_pieces(pool, x, y, windowed(geometry, space), True, weight=WHOLE if whole else 1)
+    in_pieces(pool, x, y, geometry, space, True, weight=WHOLE if whole else 1)
 
 
 def _is_whole(geometry: PoolGeometry) -> bool:
@@ -80,9 +73,10 @@ def average_pool_backward(grad_y: Array, grad_x: Array, geometry: PoolGeometry) 
             part[...] = total
 
     weight = WHOLE if _is_whole(geometry) else 1
-    in_pieces(spread, grad_y, grad_x, windowed(geometry, space), False, weight)
+    in_pieces(spread, grad_y, grad_x, geometry, space, False, weight)
 
 
+@kept(DIVISORS_BYTES)
 def _divisor(geometry: PoolGeometry, dtype: np.dtype[Any], space: int, shape: tuple[int, ...]) -> Array | None:
     """The divisor of each window's sum, broadcast to `shape`, that of the windows."""
     if geometry.divisor == "none":

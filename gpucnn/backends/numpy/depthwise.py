@@ -10,6 +10,7 @@ As 0 * inf is NaN, what is not finite is computed anew from the weights as they 
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +18,9 @@ import numpy as np
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import columns, memory, threads
 from gpucnn.backends.numpy.columns import Samplings
-from gpucnn.backends.numpy.memory import Array, Block
+from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import Sampling
+from gpucnn.geometry.caches import kept
 
 MAX_ROWS, MAX_FILTERS = 8, 16  # of a band, and of a product: rows of a band times the filters of a group
 SMALL_PLANE = 256  # outputs, below which products are small
@@ -75,9 +77,9 @@ def _contract_lanes(source: Array, weight: Array, samplings: Samplings, target: 
     dtype = accumulator(source.dtype)
     taps = np.ascontiguousarray(np.moveaxis(weight, 0, -1), dtype)
 
-    def compute(block: Block) -> None:
-        chosen, images, *space = block
-        windows = columns.windows_of(source[images, chosen], columns.reads_of(samplings, tuple(space)), last=True)
+    def compute(item: columns.Item) -> None:
+        chosen, images, space, _, reads = item
+        windows = columns.windows_of(source[images, chosen], reads, last=True)
         part = target[images, chosen, *space]
         sums = memory.scratch("depthwise sums", (len(part), *part.shape[2:], part.shape[1]), dtype)
         np.einsum("ngabcxyz,abcg->nxyzg", windows.astype(dtype, copy=False), taps[..., chosen], out=sums)
@@ -85,16 +87,16 @@ def _contract_lanes(source: Array, weight: Array, samplings: Samplings, target: 
             np.add(sums, bias[chosen, 0], out=sums)
         part[...] = np.moveaxis(sums, -1, 1)
 
-    threads.run(compute, _lanes(source, target, weight[0].size, dtype))
+    threads.run(compute, _lanes(target.shape, samplings, _bytes_of_windows(source, samplings)))
 
 
 def _contract_weight_lanes(source: Array, grad: Array, samplings: Samplings, grad_w: Array) -> None:
     """As `contract_weight`, with grad_w [G, KD, KH, KW]."""
     dtype = accumulator(source.dtype)
 
-    def share_of(block: Block) -> Array:
-        chosen, images, *space = block
-        windows = columns.windows_of(source[images, chosen], columns.reads_of(samplings, tuple(space)), last=True)
+    def share_of(item: columns.Item) -> Array:
+        chosen, images, space, _, reads = item
+        windows = columns.windows_of(source[images, chosen], reads, last=True)
         part = np.moveaxis(grad[images, chosen, *space], 1, -1)
         lanes = memory.scratch("depthwise gradient", part.shape, dtype)
         lanes[...] = part
@@ -103,19 +105,27 @@ def _contract_weight_lanes(source: Array, grad: Array, samplings: Samplings, gra
         return share
 
     sums = np.zeros((*grad_w.shape[1:], len(grad_w)), dtype)
-    blocks = _lanes(source, grad, grad_w[0].size, dtype)
-    for block, share in zip(blocks, threads.results_of(share_of, blocks), strict=True):
-        sums[..., block[0]] += share
+    items = _lanes(grad.shape, samplings, _bytes_of_windows(source, samplings))
+    for item, share in zip(items, threads.results_of(share_of, items), strict=True):
+        sums[..., item[0]] += share
     grad_w[...] = np.moveaxis(sums, -1, 0)
 
 
-def _lanes(source: Array, target: Array, taps: int, dtype: np.dtype[Any]) -> list[Block]:
-    """Blocks (G, N, OD, OH, OW) of targets [N, G, OD, OH, OW]; windows of another dtype are copied."""
-    n, groups, *size = target.shape
-    each = min(groups, LANES) * dtype.itemsize * (1 if source.dtype == dtype else taps)
-    most = min(PIECE_BYTES, memory.WORKSPACE_BYTES) // each
-    blocks = memory.blocks((n, *size), most)
-    return [(chosen, *block) for block, chosen in product(blocks, memory.runs(groups, LANES))]
+def _bytes_of_windows(source: Array, samplings: Samplings) -> int:
+    """Bytes that the windows of a position take, for each channel: those of another dtype than sums are copied."""
+    dtype = accumulator(source.dtype)
+    return dtype.itemsize * (1 if source.dtype == dtype else prod(len(axis.offsets) for axis in samplings))
+
+
+@kept(columns.PLANS_BYTES)
+def _lanes(shape: tuple[int, ...], samplings: Samplings, nbytes: int) -> tuple[columns.Item, ...]:
+    """Pieces of targets [N, G, OD, OH, OW] with windows of so many bytes."""
+    n, groups, *size = shape
+    most = min(PIECE_BYTES, memory.WORKSPACE_BYTES) // (min(groups, LANES) * nbytes)
+    return tuple(
+        (chosen, images, tuple(space), slice(0, 1), columns.reads_of(samplings, tuple(space)))
+        for (images, *space), chosen in product(memory.blocks((n, *size), most), memory.runs(groups, LANES))
+    )
 
 
 # --- Bands of rows --------------------------------------------------------------------------------------------------

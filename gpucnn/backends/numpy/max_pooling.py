@@ -11,7 +11,7 @@ import numpy as np
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory, pooling
 from gpucnn.backends.numpy.memory import Array, Block
-from gpucnn.backends.numpy.pooling import Passes, as_stored, each_of, in_pieces, separably, stored, widened, windowed
+from gpucnn.backends.numpy.pooling import Passes, as_stored, each_of, in_pieces, separably, stored, widened
 from gpucnn.geometry import Axis, PoolGeometry
 
 KEY_BYTES = 48  # of an element: its key, and what is computed of it
@@ -37,7 +37,7 @@ def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) 
         if best is not part:
             part[...] = best
 
-    in_pieces(pool, x, y, windowed(geometry, space), True, dtype.itemsize / x.itemsize)
+    in_pieces(pool, x, y, geometry, space, True, dtype.itemsize / x.itemsize)
     if indices is not None:
         _locate(x, as_stored(indices, space), geometry, space)
 
@@ -78,7 +78,7 @@ def _locate(x: Array, indices: Array, geometry: PoolGeometry, space: int) -> Non
         found[np.isinf(found)] = -1
         indices[written] = found
 
-    in_pieces(locate, x, indices, windowed(geometry, space), True, KEY_BYTES / x.itemsize)
+    in_pieces(locate, x, indices, geometry, space, True, KEY_BYTES / x.itemsize)
 
 
 # --- By indices ---------------------------------------------------------------------------------------------------

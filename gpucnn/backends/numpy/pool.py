@@ -24,6 +24,7 @@ from gpucnn.backends.listening import this_thread
 
 Array = np.ndarray[Any, Any]
 
+LINE = 64  # bytes of a cache line
 LEAST_BYTES = 1 << 20  # smaller arrays are left to the C library, which keeps what is freed of them
 FIT, KEPT = 2.0, 1.5
 
@@ -109,10 +110,10 @@ class _Pool:
         while self._free and self._in_use + size + self._free_bytes > most:
             self._taken(next(iter(self._free)))
         try:
-            return np.empty(size, np.uint8)
+            return _on_cache_line(size)
         except MemoryError:
             self._clear()
-            return np.empty(size, np.uint8)
+            return _on_cache_line(size)
 
     def _clear(self) -> None:
         self._free.clear()
@@ -125,6 +126,13 @@ class _Pool:
             self._in_use -= block.size
             self._free_bytes += block.size
             self._free.setdefault(block.size, []).append(block)
+
+
+def _on_cache_line(size: int) -> Array:
+    """New memory whose address is a multiple of `LINE`: JAX takes no other without a copy."""
+    memory = np.empty(size + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    return memory[start : start + size]
 
 
 _pool = _Pool()

@@ -15,6 +15,7 @@ import numpy as np
 from gpucnn.backends.numpy import memory, threads
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
+from gpucnn.geometry.caches import kept
 
 AnyAxis = Axis | AdaptiveAxis
 Places = slice | Array
@@ -44,7 +45,7 @@ def resized(shape: tuple[int, ...], dim: int, length: int) -> tuple[int, ...]:
 
 def stored(x: Array) -> tuple[Array, int]:
     """X in memory order, [N, C, D, H, W] or [N, D, H, W, C], and the number of axis D."""
-    return (np.moveaxis(x, 1, -1), 1) if memory.is_channels_last(x) else (x, 2)
+    return (x, 2) if x.flags.c_contiguous or not memory.is_channels_last(x) else (np.moveaxis(x, 1, -1), 1)
 
 
 def as_stored(x: Array, space: int) -> Array:
@@ -77,6 +78,11 @@ class Spans(NamedTuple):
             size = axis.out
         low = max(0, low)
         return slice(low, max(low, min(high, size)))
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether each input is read by one window, which is all of them."""
+        return not self.of_windows and isinstance(self.axis, Axis) and self.axis.is_whole
 
     def runs(self) -> tuple[Array, Array, int]:
         """The first source and the number of sources of each target, and the common step between them.
@@ -132,46 +138,75 @@ def length_of(axis: AnyAxis) -> int:
 
 # --- Pieces -------------------------------------------------------------------------------------------------------
 
-Passes = list[tuple[int, Spans]]
+
+class Pass(NamedTuple):
+    """The reduction of a piece along one dimension.
+
+    `taps` are what it writes and what it reads, as indices, one tap after the other; None where windows are long, or
+    each input is read as it is. With `is_dense` each tap has all targets.
+    """
+
+    dim: int
+    spans: Spans
+    taps: tuple[tuple[Any, Any], ...] | None
+    is_dense: bool
 
 
-def windowed(geometry: PoolGeometry, space: int) -> list[tuple[int, AnyAxis]]:
-    """The axes with something to pool, each with its dimension; at least one."""
-    axes = list(enumerate(geometry.axes, space))
-    return [(dim, axis) for dim, axis in axes if not axis.is_identity] or axes[-1:]
+Passes = tuple[Pass, ...]
+Piece = tuple[Block, Block, Passes]  # what is read of x, what is written of y, and how
+PLANS_BYTES = 4 << 20  # of all lists of pieces that are kept
 
 
 def in_pieces(
     task: Callable[[Block, Block, Passes], None],
     x: Array,
     y: Array,
-    axes: Sequence[tuple[int, AnyAxis]],
+    geometry: PoolGeometry,
+    space: int,
     of_windows: bool,
     weight: float = 1,
 ) -> None:
     """Call ``task(read, written, passes)`` for pieces ``y[written]`` that depend on ``x[read]`` alone.
 
-    They are runs along the first of the `axes`, and of all dimensions before it. Each pass is a dimension and the span
-    of its targets, windows or inputs. `weight` is below 1 where the work is less than that of some passes.
+    They are runs along the first axis with something to pool, and of all dimensions before it. Axis D is number
+    `space`. `weight` is below 1 where the work is less than that of some passes.
     """
-    cut, first = axes[0]
-    rest = [(dim, Spans(axis, 0, y.shape[dim], of_windows)) for dim, axis in axes[1:]]
     size = int(max(x.size, y.size) * x.itemsize * weight)
-    blocks = cut_up(y.shape[: cut + 1], size)
+    each_of(lambda piece: task(*piece), _pieces(geometry, space, x.shape, y.shape, of_windows, size))
+
+
+@kept(PLANS_BYTES)
+def _pieces(
+    geometry: PoolGeometry, space: int, read: tuple[int, ...], written: tuple[int, ...], of_windows: bool, size: int
+) -> tuple[Piece, ...]:
+    """The pieces of arrays of these shapes, over which `size` bytes are spread."""
+    every = [(dim, axis) for dim, axis in enumerate(geometry.axes, space)]
+    axes = [(dim, axis) for dim, axis in every if not axis.is_identity] or every[-1:]
+    cut, first = axes[0]
+    blocks = cut_up(written[: cut + 1], size)
     if blocks and length_of(first) > MAX_TAPS:
         run = blocks[0][-1].stop
         sources = Spans(first, 0, run, of_windows).sources()
-        if (sources.stop - sources.start) * -(-y.shape[cut] // run) > 2 * x.shape[cut]:  # most is read again and again
-            blocks = [(*block, slice(0, y.shape[cut])) for block in cut_up(y.shape[:cut], size)]
+        if (sources.stop - sources.start) * -(-written[cut] // run) > 2 * read[cut]:  # most is read again and again
+            blocks = [(*block, slice(0, written[cut])) for block in cut_up(written[:cut], size)]
+    pieces: list[Piece] = []
+    for block in blocks:
+        spans = {dim: Spans(axis, 0, written[dim], of_windows) for dim, axis in axes}
+        spans[cut] = Spans(first, block[-1].start, block[-1].stop, of_windows)
+        ranges = [*block, *[slice(None)] * (len(read) - cut - 1)]
+        for dim, each in spans.items():
+            ranges[dim] = each.sources()
+        pieces.append((tuple(ranges), block, tuple(_pass(dim, each) for dim, each in spans.items())))
+    return tuple(pieces)
 
-    def piece(block: Block) -> None:
-        passes = [(cut, Spans(first, block[-1].start, block[-1].stop, of_windows)), *rest]
-        read = [*block, *[slice(None)] * (x.ndim - cut - 1)]
-        for dim, spans in passes:
-            read[dim] = spans.sources()
-        task(tuple(read), block, passes)
 
-    each_of(piece, blocks)
+def _pass(dim: int, spans: Spans) -> Pass:
+    if length_of(spans.axis) > MAX_TAPS or spans.is_copied:
+        return Pass(dim, spans, None, False)
+    taps, size = list(spans.taps()), spans.stop - spans.start
+    every = (slice(None), slice(0, size), slice(0, size, 1))
+    is_dense = all(isinstance(targets, slice) and targets in every for _, targets, _ in taps)
+    return Pass(dim, spans, tuple((at(dim, targets), at(dim, sources)) for _, targets, sources in taps), is_dense)
 
 
 def cut_up(extents: tuple[int, ...], size: int) -> list[Block]:
@@ -183,12 +218,12 @@ def cut_up(extents: tuple[int, ...], size: int) -> list[Block]:
     return list(memory.blocks(extents, -(-most * prod(extents) // size)))
 
 
-def each_of(piece: Callable[[Block], None], blocks: Sequence[Block]) -> None:
-    """Call `piece` for all blocks, on threads if there are several."""
-    if len(blocks) > 1:
-        threads.run(piece, blocks)
-    elif blocks:
-        piece(blocks[0])
+def each_of(task: Callable[[Any], None], items: Sequence[Any]) -> None:
+    """Call `task` for all items, on threads if there are several."""
+    if len(items) > 1:
+        threads.run(task, items)
+    elif items:
+        task(items[0])
 
 
 # --- Passes -------------------------------------------------------------------------------------------------------
@@ -202,30 +237,24 @@ def separably(ufunc: np.ufunc, nothing: Any, x: Array, passes: Passes, y: Array)
     if not x.size:  # a piece between windows that lie far apart
         y[...] = nothing
         return
-    for number, (dim, spans) in enumerate(passes, 1):
-        shape = resized(x.shape, dim, spans.stop - spans.start)
-        result = y if number == len(passes) else memory.scratch(f"pooling pass {number}", shape, x.dtype)
-        if not spans.of_windows and isinstance(spans.axis, Axis) and spans.axis.is_whole:
+    for number, (dim, spans, taps, is_dense) in enumerate(passes, 1):
+        result = y
+        if number < len(passes):
+            shape = resized(x.shape, dim, spans.stop - spans.start)
+            result = memory.scratch(f"pooling pass {number}", shape, x.dtype)
+        if taps is None and spans.is_copied:
             result[...] = x
-        elif length_of(spans.axis) > MAX_TAPS:
+        elif taps is None:
             _in_pairs(ufunc, nothing, x, dim, spans, result)
+        elif is_dense and len(taps) > 1:
+            ufunc(x[taps[0][1]], x[taps[1][1]], out=result)
+            for _, read in taps[2:]:
+                ufunc(result, x[read], out=result)
         else:
-            _tap_by_tap(ufunc, nothing, x, dim, spans, result)
+            result[...] = nothing
+            for targets, read in taps:
+                update(ufunc, result, targets, x[read])
         x = result
-
-
-def _tap_by_tap(ufunc: np.ufunc, nothing: Any, x: Array, dim: int, spans: Spans, y: Array) -> None:
-    """Reduce the reads of each target along one axis to y with `ufunc`."""
-    size, taps = y.shape[dim], list(spans.taps())
-    every = (slice(None), slice(0, size), slice(0, size, 1))
-    whole = [sources for _, targets, sources in taps if isinstance(targets, slice) and targets in every]
-    if len(whole) == len(taps) > 1:
-        ufunc(x[at(dim, whole[0])], x[at(dim, whole[1])], out=y)
-        taps = taps[2:]
-    else:
-        y[...] = nothing
-    for _, targets, sources in taps:
-        update(ufunc, y, at(dim, targets), x[at(dim, sources)])
 
 
 def update(ufunc: np.ufunc, y: Array, where: Any, values: Array) -> None:

@@ -300,16 +300,44 @@ _pool = _Pool()
 # --- BLAS ---------------------------------------------------------------------------------------------------------
 
 
+_Get = Callable[[], int]
+_Set = Callable[[int], object]
+_Swap = Callable[[int], int]  # sets a number of threads and returns the value that restores it
+
+
+class _Blas:
+    """NumPy's BLAS, and the users that need it to run on one thread."""
+
+    def __init__(self, shared: Sequence[tuple[_Get, _Set]] | None = None, own: Sequence[_Swap] = ()) -> None:
+        self.shared = shared  # libraries with one number for the process; None until they have been looked for
+        self.own = own  # libraries with a number for each thread
+        self.before: list[tuple[_Set, int]] = []  # what sets the first back
+        self.users: set[_OneBlasThread] = set()
+        self.lock = threading.RLock()
+
+
 class _OneBlasThread(AbstractContextManager[None]):
-    """Within the block, products take one thread each; it takes 1 us, where threadpoolctl's calls took 4.5."""
+    """Within the block, products take one thread each; it takes 1 us, where threadpoolctl's calls took 4.5.
+
+    At any point another thread may fork, and an interrupt or a re-entrant finaliser may intervene: so what sets a
+    number back is recorded before it is set, and cleared after it has been restored.
+    """
 
     __slots__ = ("_own",)
 
     def __enter__(self) -> None:
         self._own: list[tuple[_Swap, int]] = []
+        blas = _blas
         try:
-            _blas.hold(self)
-            for swap in _blas.own:
+            with blas.lock:
+                if blas.shared is None:
+                    blas.shared, blas.own = _find()
+                blas.users.add(self)
+                for get, put in blas.shared:
+                    if (threads := get()) > 1:  # not held by another user
+                        blas.before.append((put, threads))
+                        put(1)
+            for swap in blas.own:
                 self._own.append((swap, swap(1)))
         except BaseException:
             self.__exit__()
@@ -320,48 +348,14 @@ class _OneBlasThread(AbstractContextManager[None]):
             for swap, before in self._own:
                 swap(before)
         finally:
-            _blas.release(self)
-
-
-_Get = Callable[[], int]
-_Set = Callable[[int], object]
-_Swap = Callable[[int], int]  # sets a number of threads and returns the value that restores it
-
-
-class _Blas:
-    """NumPy's BLAS, and the users that need it to run on one thread.
-
-    At any point of `hold` and `release` another thread may fork, and an interrupt or a re-entrant finaliser may
-    intervene: so `before` is recorded before anything is set, and cleared after it has been restored.
-    """
-
-    def __init__(self, shared: Sequence[tuple[_Get, _Set]] | None = None, own: Sequence[_Swap] = ()) -> None:
-        self.shared = shared  # libraries with one number for the process; None until they have been looked for
-        self.own = own  # libraries with a number for each thread
-        self.before: list[tuple[_Set, int]] = []  # what sets the first back
-        self._users: set[_OneBlasThread] = set()
-        self._lock = threading.RLock()
-
-    def hold(self, user: _OneBlasThread) -> None:
-        """Use one thread until `user`, and all others, have released it."""
-        with self._lock:
-            if self.shared is None:
-                self.shared, self.own = _find()
-            self._users.add(user)
-            for get, put in self.shared:
-                if (threads := get()) > 1:  # not held by another user
-                    self.before.append((put, threads))
-                    put(1)
-
-    def release(self, user: _OneBlasThread) -> None:
-        """Undo `hold`, whether it was interrupted or not."""
-        with self._lock:
-            before = self.before
-            self._users.discard(user)
-            if not self._users:
-                for put, threads in before:
-                    put(threads)
-                self.before = []
+            blas = _blas
+            with blas.lock:
+                numbers = blas.before
+                blas.users.discard(self)
+                if not blas.users:  # else the last one sets the numbers back
+                    for put, threads in numbers:
+                        put(threads)
+                    blas.before = []
 
 
 _blas = _Blas()

@@ -14,7 +14,7 @@ from gpucnn.backends.cuda.convolution.fields import SPACE, bias_dtype, conv_fiel
 from gpucnn.backends.cuda.convolution.split_k import add_parts, weight_block, weight_splits
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch
 from gpucnn.backends.dtypes import accumulator, name_of
 from gpucnn.geometry import ConvGeometry
 
@@ -23,73 +23,73 @@ BACKWARD_INPUT = Kernel("conv_backward_input", "ConvParams")
 BACKWARD_WEIGHT = Kernel("conv_backward_weight", "ConvParams", block=128)
 LOCAL_BACKWARD_WEIGHT = Kernel("local_backward_weight", "ConvParams")
 
-Constants = tuple[tuple[str, int | str], ...]
+MAX_REPAIR_THREADS = 8 * 132 * 256
 
 
-def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
-    """Y [N, OC, OD, OH, OW], of a convolution or of a locally connected layer."""
-    _forward(runtime, x, w, bias, y, geometry, _constants(x, bias, leaves_finite=False))
-
-
-def forward_where_not_finite(
-    runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry
+def forward(
+    runtime: Runtime,
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    y: Array,
+    geometry: ConvGeometry,
+    not_finite: Array | None = None,
 ) -> None:
-    """Those of y that are infinite or NaN, whatever computed the others."""
-    _forward(runtime, x, w, bias, y, geometry, _constants(x, bias, leaves_finite=True))
+    """Y [N, OC, OD, OH, OW], of a convolution or of a locally connected layer.
 
-
-def _forward(
-    runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry, constants: Constants
-) -> None:
-    arrays = {"x": x, "w": w, "bias": bias, "y": y}
-    launch(runtime, FORWARD, x.dtype, arrays, _forward_work, geometry=geometry, constants=constants)
-
-
-def _constants(x: Array, bias: Array | None, leaves_finite: bool) -> Constants:
-    return (("BIAS", bias_dtype(x, bias)), ("LEAVES_FINITE", int(leaves_finite)))
+    Given `not_finite`, int32 [1], only those of y are written that are infinite or NaN, and none where it is 0.
+    """
+    arrays = {"x": x, "w": w, "bias": bias, "not_finite": not_finite, "y": y}
+    launch(runtime, FORWARD, x.dtype, arrays, _forward_work, geometry=geometry, biases=bias_dtype(x, bias))
 
 
 def _forward_work(
-    x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, constants: Constants
+    x: Layout,
+    w: Layout,
+    bias: Layout | None,
+    not_finite: Layout | None,
+    y: Layout,
+    geometry: ConvGeometry,
+    biases: str,
 ) -> Work:
     fields = conv_fields(geometry, x, w, y, bias, written=y)
-    return Work(fields, y.size, extents=extents(geometry), constants=constants)
+    return _work(fields, y.size, geometry, biases, not_finite)
 
 
 def backward_input(
-    runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
-) -> None:
-    """grad_x [N, C, D, H, W], of a convolution or of a locally connected layer."""
-    _backward_input(runtime, grad_y, w, bias, grad_x, geometry, _constants(grad_y, bias, leaves_finite=False))
-
-
-def backward_input_where_not_finite(
-    runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
-) -> None:
-    """Those of grad_x that are infinite or NaN, whatever computed the others."""
-    _backward_input(runtime, grad_y, w, bias, grad_x, geometry, _constants(grad_y, bias, leaves_finite=True))
-
-
-def _backward_input(
     runtime: Runtime,
     grad_y: Array,
     w: Array,
     bias: Array | None,
     grad_x: Array,
     geometry: ConvGeometry,
-    constants: Constants,
+    not_finite: Array | None = None,
 ) -> None:
-    arrays = {"grad_y": grad_y, "w": w, "bias": bias, "grad_x": grad_x}
-    launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, geometry=geometry, constants=constants)
+    """grad_x [N, C, D, H, W], of a convolution or of a locally connected layer; `not_finite` as `forward` takes it."""
+    arrays = {"grad_y": grad_y, "w": w, "bias": bias, "not_finite": not_finite, "grad_x": grad_x}
+    facts = {"geometry": geometry, "biases": bias_dtype(grad_y, bias)}
+    launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, **facts)
 
 
 def _backward_input_work(
-    grad_y: Layout, w: Layout, bias: Layout | None, grad_x: Layout, geometry: ConvGeometry, constants: Constants
+    grad_y: Layout,
+    w: Layout,
+    bias: Layout | None,
+    not_finite: Layout | None,
+    grad_x: Layout,
+    geometry: ConvGeometry,
+    biases: str,
 ) -> Work:
     fields = conv_fields(geometry, grad_x, w, grad_y, bias, written=grad_x)
     inputs = prod(fields[f"residues_{name}"] * fields[f"run_{name}"] for name in SPACE)  # residues of one length
-    threads = grad_x.shape[0] * grad_x.shape[1] * inputs
-    return Work(fields, threads, extents=extents(geometry), constants=constants)
+    return _work(fields, grad_x.shape[0] * grad_x.shape[1] * inputs, geometry, biases, not_finite)
+
+
+def _work(fields: Fields, results: int, geometry: ConvGeometry, biases: str, not_finite: Layout | None) -> Work:
+    """One thread for each result; of those that are not finite, which are few, as many blocks as run at once."""
+    constants = (("BIAS", biases), ("LEAVES_FINITE", int(not_finite is not None)))
+    threads = results if not_finite is None else min(results, MAX_REPAIR_THREADS)
+    return Work(fields, threads, extents=(*extents(geometry), results + threads), constants=constants)
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:

@@ -22,7 +22,7 @@ from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.bias_activation import Activation, activation_of, in_order_of
 from gpucnn.backends.cuda.elementwise.packing import copy, pack
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides, zeros
 from gpucnn.backends.layout import is_channels_last, is_dense, planes
 from gpucnn.geometry import Axis, ConvGeometry
 from gpucnn.geometry.geometries import Channels
@@ -146,8 +146,8 @@ def forward(
 ) -> None:
     """Write y [N, OC, OD, OH, OW]; with an epilogue only where there is no fold: `takes_epilogue`.
 
-    The zeros of a fold's filters make NaN of an infinity or NaN that a window does not read: these results are computed
-    anew, by one more pass that reads y.
+    The zeros of a fold's filters make NaN of an infinity or NaN that a window does not read: if there is such a result,
+    which the product notes, these are computed anew.
     """
     fold, given = fold_of_input(geometry, x.itemsize), (x, w, bias, y, geometry)
     if fold is not None:
@@ -155,12 +155,13 @@ def forward(
     groups, blocks = geometry.channels.groups, fold_of_output(geometry) if _takes_blocks(y) else None
     filters = _filters(runtime, w if blocks is None else blocks.filters(runtime, w))
     image = _image(runtime, x, groups)
+    not_finite = zeros(runtime, (1,), np.int32) if fold is not None or blocks is not None else None
     if blocks is None:
-        _launch(runtime, image, filters, bias, y, _forward_work, epilogue, geometry=geometry)
+        _launch(runtime, image, filters, bias, y, _forward_work, epilogue, not_finite, geometry=geometry)
     else:
-        _launch(runtime, image, filters, bias, y, _folded_work, fold=blocks)
-    if fold is not None or blocks is not None:
-        direct.forward_where_not_finite(runtime, *given)
+        _launch(runtime, image, filters, bias, y, _folded_work, not_finite=not_finite, fold=blocks)
+    if not_finite is not None:
+        direct.forward(runtime, *given, not_finite)
 
 
 def multiply(runtime: Runtime, x: Array, w: Array, y: Array) -> None:
@@ -184,11 +185,12 @@ def _launch(
     y: Array,
     work: Callable[..., Work],
     epilogue: Epilogue = NO_EPILOGUE,
+    not_finite: Array | None = None,
     **facts: Hashable,
 ) -> None:
-    """Launch the kernel over factors that are as it reads them."""
+    """Launch the kernel over factors that are as it reads them; `not_finite` becomes 1 where a result is such."""
     residual = None if epilogue.residual is None else in_order_of(runtime, planes(epilogue.residual), planes(y))
-    arrays = {"x": x, "w": w, "bias": bias, "residual": residual, "y": y}
+    arrays = {"x": x, "w": w, "bias": bias, "residual": residual, "not_finite": not_finite, "y": y}
     facts |= {"numbers": Numbers(terms(x.dtype), bias_dtype(x, bias)), "activation": activation_of(epilogue)}
     launch(runtime, GEMM, x.dtype, arrays, work, **facts)
 
@@ -207,8 +209,9 @@ def backward_input(
     if fold is None:
         _launch(runtime, image, filters, bias, grad_x, _backward_input_work, geometry=geometry)
     else:
-        _launch(runtime, image, filters, bias, grad_x, _folded_work, fold=fold)
-        direct.backward_input_where_not_finite(runtime, grad_y, w, bias, grad_x, geometry)
+        not_finite = zeros(runtime, (1,), np.int32)
+        _launch(runtime, image, filters, bias, grad_x, _folded_work, not_finite=not_finite, fold=fold)
+        direct.backward_input(runtime, grad_y, w, bias, grad_x, geometry, not_finite)
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -331,6 +334,7 @@ def _forward_work(
     w: Layout,
     bias: Layout | None,
     residual: Layout | None,
+    not_finite: Layout | None,
     y: Layout,
     geometry: ConvGeometry,
     numbers: Numbers,
@@ -339,7 +343,7 @@ def _forward_work(
     fields: Fields = {"is_dgrad": 0, "is_backwards": 0}
     for name, axis in zip(SPACE, geometry.axes, strict=True):
         fields |= axis_fields(name, axis) | _positions(name, axis.out)
-    work = _gemm_work(x, w, bias, y, fields, extents(geometry), numbers)
+    work = _gemm_work(x, w, bias, y, fields, extents(geometry), numbers, not_finite)
     epilogue: Fields = {"activation": activation[0], "negative_slope": activation[1]}
     if residual is not None:
         epilogue |= {"has_residual": 1, "vector": gcd(work.fields["vector"], residual.alignment // y.itemsize)}
@@ -356,7 +360,13 @@ def _backward_input_work(
 
 
 def _folded_work(
-    x: Layout, w: Layout, bias: Layout | None, y: Layout, fold: Fold | OutputFold, numbers: Numbers
+    x: Layout,
+    w: Layout,
+    bias: Layout | None,
+    not_finite: Layout | None,
+    y: Layout,
+    fold: Fold | OutputFold,
+    numbers: Numbers,
 ) -> Work:
     """A forward whose rows are blocks of y's positions too."""
     fields: Fields = {"is_dgrad": 0, "is_backwards": int(fold.lines[0].step > 0)}
@@ -367,7 +377,7 @@ def _folded_work(
             **_positions(name, line.blocks, line.size, line.cut),
         }
     reach = [(line.blocks + 1) * max(line.stride, line.size) + line.taps + abs(line.low) for line in fold.lines]
-    return _gemm_work(x, w, bias, y, fields, (*extents(fold.geometry), *reach), numbers)
+    return _gemm_work(x, w, bias, y, fields, (*extents(fold.geometry), *reach), numbers, not_finite)
 
 
 def _positions(name: str, count: int, fold: int = 1, cut: int = 0) -> Fields:
@@ -379,7 +389,14 @@ def _positions(name: str, count: int, fold: int = 1, cut: int = 0) -> Fields:
 
 
 def _gemm_work(
-    x: Layout, w: Layout, bias: Layout | None, y: Layout, axes: Fields, reach: tuple[int, ...], numbers: Numbers
+    x: Layout,
+    w: Layout,
+    bias: Layout | None,
+    y: Layout,
+    axes: Fields,
+    reach: tuple[int, ...],
+    numbers: Numbers,
+    not_finite: Layout | None = None,
 ) -> Work:
     (n, groups, depth, *_), fold = x.shape, prod(axes[f"fold_{name}"] for name in SPACE)
     rows = y.shape[1] // groups * fold
@@ -397,6 +414,7 @@ def _gemm_work(
         **strides("bias", ("c",), bias),
         **_accesses(y, rows, residues, fold),
         **{"has_residual": 0, "activation": 0, "negative_slope": 0.0},
+        "notes_not_finite": int(not_finite is not None),
     }
     return Work(
         fields,
