@@ -126,7 +126,8 @@ def _external(name: str, tensor: Any, folder: Path | None, expected: int) -> byt
     if folder is None:
         raise ModelError(f"{name}: its data are in the file {location!r}, expected a model given by its path")
     root = folder.resolve()
-    if not location or "\0" in location or Path(location).is_absolute():
+    is_text = isinstance(location, str)  # of bytes that are no text protobuf gives bytes
+    if not is_text or not location or "\0" in location or Path(location).is_absolute():
         raise ModelError(f"{name}: its data are at {location!r}, expected a file beside the model")
     try:
         path = (root / location).resolve()  # what links lead to, too
