@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
 
-MOST_STEPS = 1 << 22  # opcodes of a pickle: more than a checkpoint of 50,000 tensors has
+MOST_STEPS = 1 << 21  # opcodes of a pickle: more than a checkpoint of 50,000 tensors has
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +23,17 @@ Host = np.ndarray[Any, Any]
 ZIP = b"PK\x03\x04"
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of the number that such a file begins with
 _VERSION = 1001
+# What a damaged file provokes: PickleError, those that zipfile documents, and those that it leaves to the reader
+_DAMAGES = (
+    ValueError,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    struct.error,
+)
 _LONGEST = 1 << 40  # of an axis
 
 # Names of storages; bfloat16, which NumPy lacks, is read as float32
@@ -94,7 +105,7 @@ def parsed(op: str, path: str | os.PathLike[str], data: bytes) -> Any:
         if data.startswith(LEGACY):
             return _from_legacy(data)
         raise PickleError("it begins like neither of its formats")
-    except (PickleError, zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, RuntimeError) as error:
+    except _DAMAGES as error:
         raise ValueError(f"{op}: {os.fspath(path)} is no readable file of torch.save: {error}") from None
 
 

@@ -457,6 +457,33 @@ def _group_norm(run: Run) -> Any:
     return run.scaled(run.reshaped(normalised, *run.shape[1:]), 1)
 
 
+@rule("RMSNorm")
+def _rms_norm(run: Run) -> Any:
+    """Written out: the operator set that is written has none."""
+    rows, dtype = len(run.module.normalized_shape), run.inputs[0].dtype
+    eps = run.module.eps
+    if eps is None:
+        eps = np.finfo(dtype if dtype.itemsize > 2 else np.float32).eps
+    means = run.add("ReduceMean", run.add("Mul", run.x, run.x), run.integers(range(-rows, 0)))
+    root = run.add("Sqrt", run.add("Add", means, run.weight(eps, "eps")))
+    y, weight = run.add("Div", run.x, root), run.state("weight")
+    return run.add("Mul", y, weight) if weight else y
+
+
+@rule("LocalResponseNorm")
+def _local_response_norm(run: Run) -> Any:
+    """By ONNX's own, but of an even size, whose window there has one more channel after the middle, not before it."""
+    module = run.module
+    if module.size % 2:
+        return run.add("LRN", run.x, size=module.size, alpha=module.alpha, beta=module.beta, bias=module.k)
+    squares = run.reshaped(run.add("Mul", run.x, run.x), 1, run.shape[1], prod(run.shape[2:]))
+    padded = run.padded(squares, [(module.size // 2, (module.size - 1) // 2), (0, 0)])
+    means = run.add("AveragePool", padded, kernel_shape=[module.size, 1])
+    scaled = run.add("Mul", run.reshaped(means, *run.shape[1:]), run.weight(module.alpha, "alpha"))
+    base = run.add("Add", scaled, run.weight(module.k, "k"))
+    return run.add("Div", run.x, run.add("Pow", base, run.weight(module.beta, "beta")))
+
+
 # --- Elementwise and linear -------------------------------------------------------------------------------------------
 
 

@@ -6,9 +6,10 @@ where its arrays are: on the device as soon as one of them is there, else on the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ __all__ = ["Device", "Program"]
 
 Array = Any
 _EMPTY = 0  # the slot of inputs that are left out
+MOST_TURNS = 1 << 18  # of branches and bodies of loops in one run: a loop may have no end
 
 
 class Device:
@@ -75,7 +77,7 @@ class _Step:
     outputs: list[int]
     released: list[int]
 
-    def call(self, values: list[Any], device: Device | None) -> Any:
+    def call(self, values: list[Any], device: Device | None, turns: Iterator[int]) -> Any:
         arguments = [values[slot] for slot in self.inputs]
         if device is not None:
             arguments = device.placed(arguments, self.row)
@@ -83,14 +85,18 @@ class _Step:
             return self.function(*arguments)
         outer = iter([values[slot] for slot in self.captured])
         bound = {
-            name: partial(_branch, branch, [next(outer) for _ in branch.captured], device)
+            name: partial(_branch, branch, [next(outer) for _ in branch.captured], device, turns)
             for name, branch in self.branches.items()
         }
         return self.function(*arguments, **bound)
 
 
-def _branch(program: Program, outer: list[Any], device: Device | None, *arguments: Any) -> list[Any]:
-    return program.run([*arguments, *outer], device)
+def _branch(
+    program: Program, outer: list[Any], device: Device | None, turns: Iterator[int], *arguments: Any
+) -> list[Any]:
+    if next(turns) >= MOST_TURNS:
+        raise ModelError(f"its loops have more than {MOST_TURNS} turns in one run")
+    return program.run([*arguments, *outer], device, turns)
 
 
 class Program:
@@ -136,20 +142,20 @@ class Program:
             step.released = sorted(used)
             kept |= used
 
-    def run(self, inputs: Sequence[Any], device: Device | None) -> list[Any]:
-        """The outputs, by the values of the inputs and of what is captured.
+    def run(self, inputs: Sequence[Any], device: Device | None, turns: Iterator[int] | None = None) -> list[Any]:
+        """The outputs, by the values of the inputs and of what is captured; `turns` counts those of loops around it.
 
         Raises
         ------
         ModelError
             A node cannot compute its arrays; the message names it and says why.
         """
-        values = self._start.copy()
+        values, turns = self._start.copy(), count() if turns is None else turns
         for slot, value in zip(self._inputs, inputs, strict=True):
             values[slot] = value
         for step in self._steps:
             try:
-                results = step.call(values, device)
+                results = step.call(values, device, turns)
                 _store(values, step.outputs, results)
             except ModelError as error:
                 raise type(error)(f"node {step.node}: {error}") from error.__cause__

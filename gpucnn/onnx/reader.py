@@ -25,6 +25,7 @@ __all__ = ["Description", "parse", "read"]
 
 _ROUNDS = 4  # of writing out: what an operator is defined by may be defined by others
 DEEPEST = 16  # graphs within graphs
+DEEPEST_CALLS, MOST_NODES = 64, 1 << 20  # functions within functions, and what they make of a graph
 _DEFAULT = ("", "ai.onnx")  # two names of the domain of the standard's operators
 _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings"}  # by AttributeProto's type
 
@@ -270,11 +271,29 @@ def _without_functions(proto: Any) -> Any:
     """The model with the nodes of its functions in the place of their calls."""
     if not proto.functions:
         return proto
+    functions = {(function.domain, function.name): function.node for function in proto.functions}
+    if _written_size(proto.graph.node, functions, {}, 0) > MOST_NODES:
+        raise ModelError(f"has more than {MOST_NODES} nodes with those of its functions in the place of their calls")
     inliner = optional("gpucnn.onnx", "onnx.inliner", "onnx")
     try:
         return inliner.inline_local_functions(proto)
     except Exception as error:  # of the C++ behind it, whose class is not documented
         raise ModelError(f"its functions cannot be put in the place of their calls: {error}") from None
+
+
+def _written_size(nodes: Any, functions: dict[Any, Any], known: dict[Any, int], depth: int) -> int:
+    """The number of nodes with those of functions in the place of their calls, which may double at each level."""
+    if depth > DEEPEST_CALLS:
+        raise ModelError(f"its functions call each other more than {DEEPEST_CALLS} deep, or in a circle")
+    total = 0
+    for node in nodes:
+        name = node.domain, node.op_type
+        if name in functions and name not in known:
+            known[name] = _written_size(functions[name], functions, known, depth + 1)
+        total += known.get(name, 1)
+        inner = (attribute.g.node for attribute in node.attribute if attribute.type == 5)
+        total += sum(_written_size(each, functions, known, depth + 1) for each in inner)
+    return total
 
 
 def _written_out(proto: Any, opsets: dict[str, int]) -> Any:

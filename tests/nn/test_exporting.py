@@ -1,4 +1,4 @@
-"""Export: ONNX Runtime computes from the file what the network computes, for every module, on other batches too."""
+"""Export: ONNX Runtime and `gpucnn.onnx` compute from the file what the network does, for every module and batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from layer_cases import CONFIGS, EVERY, Case, randomised
 
 from gpucnn import nn
 from gpucnn.nn import models
-from gpucnn.onnx import export
+from gpucnn.onnx import export, load
 from gpucnn.onnx._rules import RULES
 
 pytest.importorskip("onnx.checker", reason="onnx is not installed")  # of a folder named onnx there is no checker
@@ -69,6 +69,8 @@ MORE = [
     of("GroupNorm", (2, 6, 5), 3, 6, bias=False),
     of("BatchNorm2d", IMAGES, 4, bias=False),
     of("LayerNorm", (2, 3, 4, 5), (4, 5)),
+    of("RMSNorm", (2, 3, 5), 5),
+    of("LocalResponseNorm", IMAGES, 4, alpha=0.5),
     of("GELU", (2, 3, 4)),
     of("Flatten", IMAGES, 1, 2),
 ]
@@ -89,16 +91,17 @@ def run(path: Path, x: Host) -> list[Host]:
 
 
 def assert_same(model: nn.Module, path: Path, x: Host) -> None:
-    """The file's results are the network's in evaluation, for a batch of one more too."""
+    """The file's results are the network's in evaluation, for a batch of one more too, in both runtimes."""
+    loaded = load(path)
     for batch in (x, np.concatenate([x, x[:1]])):
         with nn.inference():
             expected: Any = model.eval()(batch)
         expected = expected if isinstance(expected, tuple) else (expected,)
-        found = run(path, batch)
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            assert (one.shape, one.dtype) == (other.shape, other.dtype)
-            np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE * max(1.0, float(abs(other).max())))
+        for found in (run(path, batch), loaded.run([batch])):
+            assert len(found) == len(expected)
+            for one, other in zip(found, expected, strict=True):
+                assert (one.shape, one.dtype) == (other.shape, other.dtype)
+                np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE * max(1.0, float(abs(other).max())))
 
 
 CASES = {str(case): case for case in (*CONFIGS, *MORE, *EVERY.values())}
