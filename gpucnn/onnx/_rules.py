@@ -422,31 +422,6 @@ def _layer_norm(run: Run) -> Any:
     return run.add("LayerNormalization", run.x, *_affine(run, shape), **attributes)
 
 
-@rule("RMSNorm")
-def _rms_norm(run: Run) -> Any:
-    """By the mean square; the operator of its own is younger than the opset of these files."""
-    shape, eps = run.module.normalized_shape, run.module.eps
-    square = run.add("ReduceMean", run.add("Mul", run.x, run.x), run.integers(range(-len(shape), 0)))
-    given = run.weight(np.finfo(run.inputs[0].dtype).eps if eps is None else eps, "eps")
-    return run.scaled(
-        run.add("Div", run.x, run.add("Sqrt", run.add("Add", square, given))), len(run.shape) - len(shape)
-    )
-
-
-@rule("LocalResponseNorm")
-def _local_response_norm(run: Run) -> Any:
-    """Windows of even sizes, which runtimes refuse in an LRN, by the average of squares over channels as an axis."""
-    module, size = run.module, run.module.size
-    if size % 2:
-        return run.add("LRN", run.x, size=size, alpha=module.alpha, beta=module.beta, bias=module.k)
-    squares = run.reshaped(run.add("Mul", run.x, run.x), 1, run.shape[1], -1)
-    windows = run.padded(squares, [(size // 2, (size - 1) // 2), (0, 0)])
-    mean = run.reshaped(run.add("AveragePool", windows, kernel_shape=[size, 1]), *run.shape[1:])
-    scaled = run.add("Mul", mean, run.weight(module.alpha, "alpha"))
-    base = run.add("Add", scaled, run.weight(module.k, "k"))
-    return run.add("Div", run.x, run.add("Pow", base, run.weight(module.beta, "beta")))
-
-
 @rule("GroupNorm")
 def _group_norm(run: Run) -> Any:
     """Instance norm of the groups as channels."""
