@@ -345,13 +345,15 @@ def _by_matrices(run: Run, resampled: Callable[[Host, int], Host]) -> Any:
 def _upsample(run: Run) -> Any:
     module = run.module
     factors = [out / size for out, size in zip(run.out, run.space, strict=True)]
-    if module.scale_factor is None or np.all(np.equal(module.scale_factor, factors)):  # sizes say it all
+    by_sizes = module.scale_factor is None or module.recompute_scale_factor
+    if by_sizes or np.all(np.equal(module.scale_factor, factors)):  # sizes say it all
         attributes: dict[str, Any] = {}
         if module.mode == "nearest" and all(factor.is_integer() for factor in factors):
             attributes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        elif module.mode.endswith("linear"):
+        elif module.mode.endswith("linear") or module.mode == "bicubic":  # whose filter is for 2-d images alone
             grid = "align_corners" if module.align_corners else "half_pixel"
-            attributes = {"mode": "linear", "coordinate_transformation_mode": grid}
+            kind = "cubic" if module.mode == "bicubic" else "linear"
+            attributes = {"mode": kind, "coordinate_transformation_mode": grid}
         if attributes:
             axes = list(range(2, len(run.shape)))
             return run.add("Resize", run.x, "", "", run.integers(run.out), axes=axes, **attributes)
@@ -361,8 +363,8 @@ def _upsample(run: Run) -> Any:
 def _resampled(module: Any, rows: Host, axis: int) -> Host:
     """Rows [1, C, W] resampled as a module resamples that axis of images."""
     size, factor = (given[axis] if isinstance(given, tuple) else given for given in (module.size, module.scale_factor))
-    mode = "linear" if module.mode.endswith("linear") else module.mode
-    resampled: Host = F.interpolate(rows, size, factor, mode, module.align_corners)
+    mode = next((kind for kind in ("linear", "cubic") if module.mode.endswith(kind)), module.mode)
+    resampled: Host = F.interpolate(rows, size, factor, mode, module.align_corners, module.recompute_scale_factor)
     return resampled
 
 

@@ -28,6 +28,7 @@ TAKEN_HERE = [  # (operation, what PyTorch says, why it is taken here)
     ("max_pool|avg_pool", "at most half|equal to half", "padding may be as large as the window less one"),
     ("2col|2im|fold", "equals? to 2|Expected 3D or 4D|out of range", "images of one and three dimensions unfold too"),
     ("2col|2im|fold|max_pool|interpolate", "not implemented for 'Long'", "integers are taken where no mean is"),
+    ("interpolate", "Anti-alias option is restricted", "filters may average along the axes of images of any rank"),
     ("avg_pool", "'divisor_override' must be int|Overflow when unpacking", "any number may divide"),
     ("adaptive|max_unpool", "has no len", "one size, or one None, stands for all axes"),
     ("", "must be bool, not numpy.bool", "NumPy's bool is a bool"),
@@ -42,6 +43,7 @@ TAKEN_HERE = [  # (operation, what PyTorch says, why it is taken here)
 REFUSED_HERE = [  # (operation, what is said here, why it is refused here)
     ("", "expected (channels and spatial )?sizes? of at least 1", "there is nothing to compute on"),
     ("adaptive|interpolate", "size is 0, expected at least 1", "nothing would come out"),
+    ("interpolate", "recompute_scale_factor is .*, expected True or False", "a number is no flag"),
     ("adaptive", "has 5 dimensions", "PyTorch forgets to check"),
     ("", "has . values, expected .", "a sequence has one value for each axis"),
     ("_norm|linear", "(weight|bias|running_mean|running_var) has shape", "no broadcasting, where PyTorch does some"),
@@ -109,7 +111,7 @@ def test_what_pytorch_refuses_of_one_argument_is_refused(torch: Any, name: str) 
 
 
 WORDS = {
-    "mode": ["nearest", "nearest-exact", "linear", "bilinear", "area", "constant", "reflect", "replicate", "circular"],
+    "mode": "nearest nearest-exact linear bilinear bicubic area constant reflect replicate circular".split(),
     "reduction": ["mean", "sum", "none", "max"],
 }
 
