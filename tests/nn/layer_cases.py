@@ -162,7 +162,7 @@ CONFIGS = [
     of("RMSNorm", (2, 3, 5), 5, eps=1e-3),
     of("RMSNorm", (2, 3, 5), (3, 5)),
     of("RMSNorm", (3, 5), [3, 5], elementwise_affine=False),
-    of("LocalResponseNorm", (2, 6, 3, 3), 5, alpha=0.5, k=2.0),
+    of("LocalResponseNorm", (2, 6, 3, 3), 5, alpha=0.5, beta=0.5, k=2.0),
     of("LocalResponseNorm", (2, 3, 4), 2),
     of("GroupNorm", (2, 6, 3, 3), 3, 6, eps=1e-3),
     of("GroupNorm", (3, 4), 2, 4, affine=False),
