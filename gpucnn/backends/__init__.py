@@ -346,11 +346,8 @@ def _receive_shared(
 
 def _from_dlpack(array: Any) -> Any:
     """NumPy's array over the memory of another library's."""
-    if not str(getattr(array, "dtype", "")).endswith("bfloat16"):
-        return np.from_dlpack(array)
-    if bfloat16.dtype() is None:
-        raise TypeError("bfloat16 needs the package ml_dtypes, or cast it to float32")
-    return bfloat16.taken(array)
+    is_bfloat16 = str(getattr(array, "dtype", "")).endswith("bfloat16")
+    return bfloat16.taken(array) if is_bfloat16 else np.from_dlpack(array)
 
 
 def _unchanged(result: Any) -> Any:

@@ -78,7 +78,15 @@ def dtype() -> np.dtype[Any] | None:
 
 
 def taken(array: Array) -> np.ndarray[Any, Any]:
-    """NumPy's array over the memory of another library's bfloat16 array."""
+    """NumPy's array over the memory of another library's bfloat16 array.
+
+    Raises
+    ------
+    TypeError
+        ml_dtypes is missing.
+    """
+    if dtype() is None:
+        raise TypeError("bfloat16 needs the package ml_dtypes, or cast it to float32")
     return np.from_dlpack(_Relabelled(array, _UNSIGNED)).view(dtype())
 
 

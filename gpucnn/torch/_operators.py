@@ -65,6 +65,10 @@ def _define_product(name: str, parameters: str, shape_of: Callable[..., tuple[An
         one, other, *ctx.rest = inputs
         ctx.save_for_backward(one, other)
 
+    def setup_with_bias(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, w, bias, *values = inputs
+        setup(ctx, (x, w, None if bias is None else (bias.ndim, bias.dtype), *values), output)
+
     def product(x: Tensor, w: Tensor, bias: Tensor | None, *values: Any) -> Tensor:
         return stored_like(computed(_function(name, x.ndim - 2), x, w, bias, **_options(parameters, values)), x)
 
@@ -78,7 +82,7 @@ def _define_product(name: str, parameters: str, shape_of: Callable[..., tuple[An
         yield getattr(OPS, f"{name}_input")(grad, w, x.shape[1:], *values) if of_x else None
         yield getattr(OPS, f"{name}_weight")(x, grad, w.shape, *values) if of_w else None
         # over the batch, and over the positions where these share a bias
-        yield grad.sum((0, *range(1 + bias.ndim, grad.ndim)), dtype=bias.dtype) if of_bias else None
+        yield grad.sum((0, *range(1 + bias[0], grad.ndim)), dtype=bias[1]) if of_bias else None
 
     def of_input(grad: Tensor, w: Tensor, image_size: Any, *values: Any) -> Tensor:
         x, function = of_shape((grad.shape[0], *image_size), grad), _function(name, grad.ndim - 2, "_backward")
@@ -109,7 +113,7 @@ def _define_product(name: str, parameters: str, shape_of: Callable[..., tuple[An
         yield getattr(OPS, name)(x, grad_grad, None, *values) if of_grad else None
 
     schema = f"(Tensor input, Tensor weight, Tensor? bias, {parameters}) -> Tensor"
-    operator(name, schema, product, product_fake, setup, product_backward, images=(0,))
+    operator(name, schema, product, product_fake, setup_with_bias, product_backward, images=(0,))
     schema = f"(Tensor grad_output, Tensor weight, SymInt[] image_size, {parameters}) -> Tensor"
     operator(f"{name}_input", schema, of_input, of_input_fake, setup, of_input_backward, images=(0,))
     schema = f"(Tensor input, Tensor grad_output, SymInt[] weight_size, {parameters}) -> Tensor"

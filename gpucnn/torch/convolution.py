@@ -36,7 +36,7 @@ def conv_nd(
     Under autocast images and weights are cast to its dtype, as those of PyTorch's own; the bias may stay float32.
     """
     rank = rank_of(op)
-    x, w = _autocast(*batched(op, input, weight))
+    x, w = _factors(op, input, weight)
     steps, gaps = integers(op, "stride", stride, rank, 1), integers(op, "dilation", dilation, rank, 1)
     axes = window_axes(op, x.shape[2:], w.shape[2:], steps, padding_form(op, padding, rank), gaps)
     padded = flat((axis.low, axis.high) for axis in axes)
@@ -59,7 +59,7 @@ def conv_transpose_nd(
     Under autocast images and weights are cast to its dtype; the bias may stay float32.
     """
     rank = rank_of(op)
-    x, w = _autocast(*batched(op, input, weight))
+    x, w = _factors(op, input, weight)
     steps, gaps = integers(op, "stride", stride, rank, 1), integers(op, "dilation", dilation, rank, 1)
     extra, form = integers(op, "output_padding", output_padding, rank, 0), padding_form(op, padding, rank)
     axes = transposed_axes(op, x.shape[2:], w.shape[2:], steps, form, extra, gaps)
@@ -86,7 +86,7 @@ def locally_connected_nd(
     Under autocast images and weights are cast to its dtype; the bias may stay float32.
     """
     rank = rank_of(op)
-    x, w = _autocast(*batched(op, input, weight))
+    x, w = _factors(op, input, weight)
     steps, gaps = integers(op, "stride", stride, rank, 1), integers(op, "dilation", dilation, rank, 1)
     axes = window_axes(op, x.shape[2:], w.shape[rank + 2 :], steps, padding_form(op, padding, rank), gaps)
     padded = flat((axis.low, axis.high) for axis in axes)
@@ -98,10 +98,23 @@ conv_transpose1d, conv_transpose2d, conv_transpose3d = named_family(conv_transpo
 locally_connected1d, locally_connected2d, locally_connected3d = named_family(locally_connected_nd)
 
 
-def _autocast(*tensors: Tensor) -> list[Tensor]:
-    """The tensors in autocast's dtype where it is enabled, as PyTorch casts those of a convolution."""
-    kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
-        return [*tensors]
-    dtype = torch.get_autocast_dtype(kind)
-    return [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
+def _factors(op: str, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The image [N, C, *space] and the weight, in autocast's dtype where it is enabled, as PyTorch casts these.
+
+    Raises
+    ------
+    TypeError
+        One is no tensor, or they differ in dtype or device.
+    ValueError
+        The number of the input's axes is wrong.
+    """
+    x, w = batched(op, input, weight)
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, w = (tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in (x, w))
+    if x.dtype != w.dtype or x.device != w.device:
+        raise TypeError(
+            f"{op}: input is of {x.dtype} on {x.device} and weight of {w.dtype} on {w.device}, expected one dtype and "
+            f"device: weight.to(input)"
+        )
+    return x, w
