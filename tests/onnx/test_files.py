@@ -243,6 +243,15 @@ def test_an_operator_that_came_later_is_named_with_its_version() -> None:
     assert "NonMaxSuppression (version 9)" in refused(proto, UnsupportedError)
 
 
+def test_a_node_of_more_outputs_than_its_operator_has_is_refused_in_the_run() -> None:
+    w = np.ones((1, 1, 1, 1), np.float32)
+    proto = model([node("Conv", ["x", "w"], ["y", "z"]), node("Relu", ["z"], ["r"])], {"x": [1, 1, 2, 2]}, ("y", "r"),
+                  {"w": w})  # fmt: skip
+    loaded = gpucnn.onnx.load(proto.SerializeToString())
+    with pytest.raises(ModelError, match="has 2 outputs, expected at most 1"):
+        loaded.run([np.zeros((1, 1, 2, 2), np.float32)])
+
+
 def test_a_constant_that_would_be_huge_is_not_computed_at_load() -> None:
     nodes = [node("ConstantOfShape", ["shape"], ["a"]), node("Expand", ["x", "shape"], ["b"])]
     proto = model([*nodes, node("Add", ["a", "b"], ["y"])], {"x": [1]}, constants={"shape": np.int64([2**50])})

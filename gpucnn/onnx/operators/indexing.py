@@ -31,6 +31,8 @@ def _positive(indices: Array, size: int) -> Array:
 def gather(x: Array, indices: Array, *, axis: int = 0) -> Array:
     """The slices at the indices along an axis."""
     axis = axis_of(axis, x.ndim)
+    if isinstance(indices, np.ndarray) and not indices.ndim:
+        return x[(*(slice(None),) * axis, indices.item(), ...)]
     return namespace(x).take(x, _positive(indices, x.shape[axis]), axis=axis)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Any
 
@@ -118,7 +118,7 @@ def concat_of_old(*arrays: Array, axis: int = 1) -> Array:
 def _parts(x: Array, sizes: list[int], axis: int) -> tuple[Array, ...]:
     if sum(sizes) != x.shape[axis] or min(sizes, default=0) < 0:
         raise ValueError(f"split is {sizes}, expected parts of {x.shape[axis]}")
-    ends = np.cumsum([0, *sizes]).tolist()
+    ends = [0, *accumulate(sizes)]
     whole = (slice(None),) * axis
     return tuple(x[(*whole, slice(low, high))] for low, high in pairwise(ends))
 

@@ -34,7 +34,9 @@ class Links:
         )
 
     def only_user(self, node: Node) -> Node | None:
-        """The node that alone uses what `node` makes, a single value that is no output of the graph."""
+        """The node that alone uses what `node` makes, if that is a single value and no output of the graph."""
+        if len(node.outputs) != 1:
+            return None
         (name,) = node.outputs
         users = self.users[name]
         return users[0] if len(users) == 1 and name not in self._kept else None
