@@ -19,7 +19,7 @@ from gpucnn.backends.base import Backend, Epilogue
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import empty_rows_like
 from gpucnn.backends.numpy import NumpyBackend
-from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
+from gpucnn.geometry import ConvGeometry, GridGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
 from gpucnn.geometry.geometries import Channels, adaptive_geometry, conv_geometry, interpolation_geometry, pool_geometry
 
 Array = Any
@@ -146,6 +146,11 @@ RESULTS: dict[str, Callable[..., Named]] = {
     "average_pool_backward": _input_gradient,
     "interpolate": _output,
     "interpolate_backward": _input_gradient,
+    "grid_sample": _output,
+    "grid_sample_backward": lambda backend, grad_y, x, grid, geometry: {
+        "grad_x": _image(backend, grad_y, geometry.input_size),
+        "grad_grid": backend.empty(tuple(grid.shape), grid.dtype, on=grid),
+    },
     "norm_statistics": lambda backend, x, geometry, eps: _statistics(backend, x, geometry),
     "norm_apply": lambda backend, x, *others: {"y": empty_rows_like(backend, x)},
     "norm_forward": lambda backend, x, weight, bias, geometry, *others: (
@@ -239,6 +244,7 @@ def calls(scale: Scale) -> Iterator[Call]:
     yield from _poolings(scale)
     yield from _planes(scale)
     yield from _resamplings(scale)
+    yield from _samplings(scale)
     yield from _norms(scale)
     yield from _elementwise(scale)
 
@@ -550,6 +556,40 @@ def _resample_calls(
         "interpolate": lambda: (numbers((n, c, *geometry.input_size), dtype, order), geometry),
         "interpolate_backward": lambda: (numbers((n, c, *geometry.output_size), dtype, order), geometry),
     }
+    yield from _calls(name, made)
+
+
+def _samplings(scale: Scale) -> Iterator[Call]:
+    """Samples at the positions of a grid, within the image and around it."""
+    if scale == "odd":
+        drawn = (
+            (GridGeometry(3, (3, 4, 5), (2, 3, 4), "bilinear", "zeros", False), 2, 11),
+            (GridGeometry(2, (1, 5, 6), (1, 7, 5), "bicubic", "reflection", True), 2, 3),
+            (GridGeometry(2, (1, 5, 1), (1, 3, 4), "nearest", "border", False), 2, 3),
+        )
+    else:
+        drawn = ((GridGeometry(2, (1, 56, 56), (1, 56, 56), "bilinear", "zeros", False), 4, 64),)
+    for geometry, n, c in drawn:
+        for dtype in FLOATS:
+            yield from _sampling_calls(f"{geometry.mode}, {dtype}", n, c, geometry, dtype)
+        yield from _sampling_calls(f"{geometry.mode}, float32, channels last", n, c, geometry, "float32", "last")
+
+
+def _sampling_calls(
+    name: str, n: int, c: int, geometry: GridGeometry, dtype: str, order: str = "first"
+) -> Iterator[Call]:
+    def x() -> Any:
+        return numbers((n, c, *geometry.input_size), dtype, order)
+
+    def grid() -> Any:
+        return numbers((n, *geometry.output_size, geometry.rank), dtype)
+
+    made: dict[str, Callable[[], Arguments]] = {
+        "grid_sample": lambda: (x(), grid(), geometry),
+        "grid_sample_backward": lambda: (
+            numbers((n, c, *geometry.output_size), dtype, order, "y"), x(), grid(), geometry
+        ),
+    }  # fmt: skip
     yield from _calls(name, made)
 
 

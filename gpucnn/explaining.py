@@ -52,6 +52,7 @@ _PRIMITIVES = {  # of the others, where they are a primitive of another name; se
     "lp_pool": "average_pool",
     "max_unpool": "unpool",
     "rms_norm": "norm_forward",
+    "resample": "interpolate",
     "sum_pool": "average_pool",
     "unfold": "im2col",
 }
@@ -195,7 +196,7 @@ def explain(
     launches = family in _DIRECTIONS or (is_primitive and family != "lp_pool")  # which takes powers as well
     _check(function, bound, arrays, last, launches)
     if family not in _DIRECTIONS:
-        return _one_way(operation, family, backend, bound.arguments, arrays["input"].dtype)
+        return _one_way(operation, family, backend, bound.arguments, next(iter(arrays.values())).dtype)
     bound.apply_defaults()
     given = dict(bound.arguments) | {name: array.shape for name, array in arrays.items()}
     convolution = _Convolution(*_geometry(operation, family, given), _dtype_of_products(arrays), last)

@@ -1,7 +1,8 @@
 // Interpolation and its adjoint, by host-computed tables, one per axis:
 // y[n, c, o] = sum over the entries e of output o in each table of weights[e] of all three * x[n, c, sources[e]]
 //
-// Source       the definition; nearest has one entry per output, linear two, its adjoint all outputs that read an input
+// Source       the definition; nearest has one entry per output, linear two, cubic four, filters that are stretched
+//              against aliasing more; the adjoint has all outputs that read an input
 // Reads        x [N, C, D, H, W], any strides; starts [OD + 1 + OH + 1 + OW + 1], sources and weights of all entries
 // Writes       y [N, C, OD, OH, OW], each of them once
 // Mapping      resample_tiles: one block per tile_h rows by tile_w columns of y, of `inner` channels where they are
@@ -11,6 +12,8 @@
 //              resample: one thread per output, in y's memory order, where a tile of one output does not fit
 // Bytes        resample_tiles: y once; x once plus the overlap of tiles; the tables once per chunk * inner channels.
 //              resample: x once for each entry, from L1 and L2 but for the first; the tables stay in L1
+//              Instructions are the limit, not these: an H100 issues those of DeepLabv3+'s decoder, 33 to 129 pixels
+//              squared in float32, for 4.2 times as long, and with a cubic filter for 6.2 (benchmarks/memory_model.py)
 // Gain         over resample, counted on layers (benchmarks/results/kernel-gains.md): saves 58 to 99 % of the
 //              sectors, and of the memory instructions, to shared memory too, 75 % down to -17 %
 // Determinism  each output is one thread's sum, along D within W within H, in the ascending order of inputs; each

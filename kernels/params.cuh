@@ -202,6 +202,21 @@ struct NormParams {
   index_t sum_0, sum_1, sum_2, sum_3;           // of the results of sums
 };
 
+// Samples y [N, C, OD, OH, OW] of x [N, C, D, H, W] at the positions of a grid: see grid_sample.cuh.
+struct GridSampleParams {
+  RUN_TIME index_t n;
+  index_t c;
+  index_t d, h, w;                              // input
+  index_t od, oh, ow;                           // samples
+  index_t rank;                                 // coordinates of a position: along W, H and, in volumes, D
+  index_t padding, aligned;                     // ZEROS, BORDER or REFLECTION; whether ends are centres of values
+  index_t slots;                                // threads of the channels of a position
+  index_t x_n, x_c, x_d, x_h, x_w;              // input or its gradient
+  index_t y_n, y_c, y_d, y_h, y_w;              // samples or their gradient
+  index_t grid_n, grid_d, grid_h, grid_w, grid_a;
+  index_t channels_last;                        // of the array that is written: whether c is innermost in memory
+};
+
 // Rows [C, P] of x [N, G, C, P], each contiguous: see norm_rows.cuh.
 struct NormRowParams {
   RUN_TIME index_t rows;                        // N * G

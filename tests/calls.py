@@ -22,7 +22,7 @@ from gpucnn.geometry import resize_axis
 ARRAYS = frozenset({
     "input", "weight", "bias", "grad_output", "grad_grad_input", "grad_grad_weight", "indices", "target",
     "running_mean", "running_var", "mean", "rstd", "output", "mask", "residual",
-    "pos_weight",
+    "pos_weight", "grid", "theta",
 })  # fmt: skip
 """Names of the parameters that are arrays."""
 
@@ -86,6 +86,11 @@ def _other_calls() -> dict[str, dict[str, Any]]:
             "recompute_scale_factor": None, "antialias": False,
         },
         "resample": {"input": x, "axes": [resize_axis(3, 5, mode="cubic"), resize_axis(3, 2)]},
+        "grid_sample": {
+            "input": x, "grid": numbers(2, 2, 3, 2), "mode": "bilinear", "padding_mode": "zeros",
+            "align_corners": False,
+        },
+        "affine_grid": {"theta": numbers(2, 2, 3), "size": (2, 4, 3, 2), "align_corners": False},
         "batch_norm": {"input": x, **running, **affine, "training": True, "momentum": 0.1, **finish},
         "instance_norm": {"input": x, **running, **affine, "use_input_stats": True, "momentum": 0.1, **finish},
         "layer_norm": {

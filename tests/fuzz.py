@@ -65,7 +65,7 @@ SPECIAL = (np.inf, -np.inf, np.nan, -0.0)
 # Where work is cut: with limits so low that small arrays are cut as large ones are
 LIMITS: dict[ModuleType, dict[str, int]] = {
     tiling: {"BLOCK_BYTES": 16 << 10},
-    depthwise: {"ITEM": 1 << 10, "ITEM_ELEMENTS": 1 << 8, "BOX_BYTES": 8 << 10},
+    depthwise: {"ITEM": 1 << 10, "ITEM_ELEMENTS": 1 << 8, "BOX_BYTES": 8 << 10, "PIXELS": 16},
     depthwise_groups: {"COPY_BYTES": 1 << 10, "MULTIPLY_ADDS": 1 << 10},
     winograd: {"TRANSFORMED_BYTES": 32 << 10, "TILES": 6, "PART_FILTERS": 16, "SLICE": 16},
     folding: {"COLUMN_BYTES": 8 << 10},

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from gpucnn.backends.base import Backend
 from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import NumpyBackend
-from gpucnn.geometry import ConvGeometry, NormGeometry, PoolGeometry
+from gpucnn.geometry import ConvGeometry, GridGeometry, NormGeometry, PoolGeometry
 from gpucnn.geometry.geometries import Channels, adaptive_geometry, conv_geometry, interpolation_geometry, pool_geometry
 from gpucnn.numerics import PRECISIONS
 
@@ -480,6 +481,23 @@ def _resamplings() -> Iterator[Case]:
             yield Case(f"interpolate backward, {name}", "interpolate_backward", (y, geometry))
 
 
+def _samplings() -> Iterator[Case]:
+    for rank, size, out in ((2, (1, 5, 6), (1, 7, 5)), (2, (1, 1, 4), (1, 2, 3)), (3, (3, 2, 4), (2, 3, 2))):
+        for mode, padding, aligned in product(
+            ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection"), (False, True)
+        ):
+            if rank == 3 and mode == "bicubic":
+                continue
+            geometry = GridGeometry(rank, size, out, mode, padding, aligned)
+            for order in ("contiguous", "channels_last"):
+                name = f"{mode}, {padding}, {'aligned' if aligned else 'borders'}, {size}, float32, {order}"
+                x, y = (_array((2, 11, *space), "float32", order) for space in (size, out))
+                grid = 2 * _array((2, *out, rank))
+                grid[0, 0, 0, 0] = np.nan, *(np.inf, -1e30)[: rank - 1]
+                yield Case(f"sample, {name}", "grid_sample", (x, grid, geometry))
+                yield Case(f"sample backward, {name}", "grid_sample_backward", (y, x, grid, geometry))
+
+
 # --- Normalisation ------------------------------------------------------------------------------------------------
 
 
@@ -640,8 +658,8 @@ def _biases() -> Iterator[Case]:
 
 
 FAMILIES = (
-    _convolutions, _implicit_gemm, _winograd, _depthwise, _wide_biases, _poolings, _planes, _resamplings, _norms,
-    _packings, _biases,
+    _convolutions, _implicit_gemm, _winograd, _depthwise, _wide_biases, _poolings, _planes, _resamplings,
+    _samplings, _norms, _packings, _biases,
 )  # fmt: skip
 CASES = [case for family in FAMILIES for case in family()]
 _LISTED = {case.primitive for case in CASES}

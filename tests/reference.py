@@ -596,6 +596,105 @@ def interpolate_backward(
     return gx
 
 
+# --- Sampling at the positions of a grid --------------------------------------------------------
+
+CUBIC = (np.poly1d([1.25, -2.25, 0, 1]), np.poly1d([-0.75, 3.75, -6, 3]))  # Keys' for distances in [0, 1) and [1, 2)
+
+
+def reflected(x: float, low: float, high: float) -> tuple[float, int]:
+    """x between the mirrors low and high, and 1 or -1: the direction in which it then moves with x."""
+    direction = 1
+    while low < high and not low <= x <= high:
+        x, direction = 2 * (low if x < low else high) - x, -direction
+    return (x, direction) if low < high else (low, 0)
+
+
+def axis_samples(
+    coordinate: float, size: int, mode: str, padding_mode: str, align_corners: bool
+) -> list[tuple[int, float, float]]:
+    """(input, weight, slope with respect to the coordinate) of a sample along an axis."""
+    low, high = (0.0, size - 1.0) if align_corners else (-0.5, size - 0.5)
+    x, rate = low + (coordinate + 1) / 2 * (high - low), (high - low) / 2
+    if mode != "bicubic" and padding_mode != "zeros":
+        x, direction = reflected(x, low, high) if padding_mode == "reflection" else (x, 1)
+        rate, x = rate * direction * (0 < x < size - 1), min(max(x, 0.0), size - 1.0)
+    if mode == "nearest":
+        terms = [(round(x), 1.0, 0.0)]
+    elif mode == "bilinear":
+        first = math.floor(x)
+        terms = [(first, first + 1 - x, -rate), (first + 1, x - first, rate)]
+    else:
+        terms = []
+        for tap in range(math.floor(x) - 1, math.floor(x) + 3):
+            away = abs(x - tap)
+            piece = CUBIC[away >= 1]
+            terms.append((tap, piece(away), piece.deriv()(away) * np.sign(x - tap) * rate))
+    if mode == "bicubic" and padding_mode == "border":
+        terms = [(min(max(tap, 0), size - 1), *others) for tap, *others in terms]
+    if mode == "bicubic" and padding_mode == "reflection":
+        terms = [(int(reflected(tap, low, high)[0]), *others) for tap, *others in terms]
+    return [term for term in terms if 0 <= term[0] < size]
+
+
+def grid_samples(x_size: Ints, grid: Array, **options: Any) -> Iterator[tuple[Any, Any, float, list[float]]]:
+    """Index of a sample, of an input that it reads, the weight, and its slopes along the coordinates."""
+    for index in np.ndindex(grid.shape[:-1]):
+        axes = [
+            axis_samples(float(coordinate), size, **options)
+            for coordinate, size in zip(grid[index][::-1], x_size, strict=True)
+        ]
+        for terms in itertools.product(*axes):
+            slopes = [
+                math.prod(term[2 if axis == moved else 1] for axis, term in enumerate(terms))
+                for moved in reversed(range(len(axes)))
+            ]
+            place = (slice(None), *(term[0] for term in terms))
+            yield index, place, math.prod(term[1] for term in terms), slopes
+
+
+def grid_sample(x: Array, grid: Array, **options: Any) -> Array:
+    """y [N, C, *out] of x [N, C, *in] and grid [N, *out, rank]."""
+    y = np.zeros((*x.shape[:2], *grid.shape[1:-1]))
+    for (n, *out), place, weight, _ in grid_samples(x.shape[2:], wide(grid), **options):
+        y[(n, slice(None), *out)] += weight * wide(x[n][place])
+    return y
+
+
+def grid_sample_backward(grad: Array, x: Array, grid: Array, **options: Any) -> tuple[Array, Array]:
+    """(gx, gradient of grid), scattered sample by sample."""
+    gx, of_grid = np.zeros(x.shape), np.zeros(grid.shape)
+    for (n, *out), place, weight, slopes in grid_samples(x.shape[2:], wide(grid), **options):
+        g = wide(grad[(n, slice(None), *out)])
+        gx[n][place] += weight * g
+        of_grid[(n, *out)] += float(g @ wide(x[n][place])) * np.array(slopes)
+    return gx, of_grid
+
+
+def centre(o: int, out: int, align_corners: bool) -> float:
+    """The coordinate of an output's centre, -1 and 1 at the ends."""
+    if align_corners:
+        return 2 * o / (out - 1) - 1 if out > 1 else 0.0
+    return (2 * o + 1) / out - 1
+
+
+def affine_grid(theta: Array, size: Ints, align_corners: bool = False) -> Array:
+    """grid [N, *out, rank] of theta [N, rank, rank + 1]."""
+    grid = np.zeros((size[0], *size[2:], len(size) - 2))
+    for n, *out in np.ndindex(grid.shape[:-1]):
+        at = [centre(o, length, align_corners) for o, length in zip(out, size[2:], strict=True)]
+        grid[(n, *out)] = wide(theta[n]) @ [*at[::-1], 1.0]
+    return grid
+
+
+def affine_grid_backward(grad: Array, theta: Array, size: Ints, align_corners: bool = False) -> Array:
+    """gtheta [N, rank, rank + 1] of grad [N, *out, rank]."""
+    gtheta = np.zeros(theta.shape)
+    for n, *out in np.ndindex(grad.shape[:-1]):
+        at = [centre(o, length, align_corners) for o, length in zip(out, size[2:], strict=True)]
+        gtheta[n] += np.outer(wide(grad[(n, *out)]), [*at[::-1], 1.0])
+    return gtheta
+
+
 # --- Padding and elementwise --------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from gpucnn.backends import optimization, smooth
 from gpucnn.backends.layout import planes
 from gpucnn.backends.optimization import AdamStep, Descent
-from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
+from gpucnn.geometry import ConvGeometry, GridGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
 
 Array = Any
 Class = TypeVar("Class", bound=type)
@@ -240,6 +240,25 @@ class Backend(ABC):
     @primitive
     def interpolate_backward(self, grad_y: Array, grad_x: Array, geometry: InterpolationGeometry) -> None:
         """The adjoint of `interpolate`: grad_x [N, C, D, H, W]."""
+
+    @primitive
+    def grid_sample(self, x: Array, grid: Array, y: Array, geometry: GridGeometry) -> None:
+        """Sample x [N, C, D, H, W] at the positions of grid [N, OD, OH, OW, rank]: y [N, C, OD, OH, OW]."""
+
+    @primitive
+    def grid_sample_backward(
+        self,
+        grad_y: Array,
+        x: Array,
+        grid: Array,
+        grad_x: Array | None,
+        grad_grid: Array | None,
+        geometry: GridGeometry,
+    ) -> None:
+        """The requested gradients: grad_x [N, C, D, H, W] and grad_grid [N, OD, OH, OW, rank], the latter in C order.
+
+        Each has the same bits with and without the other.
+        """
 
     # --- Normalisation: x is [N, G, C, P], weight and bias [1, G, C, 1]; see NormGeometry --------------------------
 

@@ -4,8 +4,10 @@
   importable under CuPy's names, so that code written for them runs as it is; `uninstall` takes them away again.
 - `gpucnn.compat.chainer`: Chainer's convolution and pooling functions.
 - `gpucnn.compat.from_scratch`: im2col and col2im as in the books *Deep Learning from Scratch* and in DeZero.
+- `gpucnn.compat.thinc`: the windows of words of thinc, over which spaCy's networks convolve.
 
-All of them take arrays of NumPy, CuPy and the simulator, and return arrays of the same kind.
+All but the last take arrays of NumPy, CuPy and the simulator, that one of NumPy and CuPy. They return arrays of the
+same kind.
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["chainer", "cudnn", "from_scratch", "install", "uninstall"]
+__all__ = ["chainer", "cudnn", "from_scratch", "install", "thinc", "uninstall"]
 
 if TYPE_CHECKING:
-    from gpucnn.compat import chainer, cudnn, from_scratch
+    from gpucnn.compat import chainer, cudnn, from_scratch, thinc
     from gpucnn.compat.modules import install, uninstall
 
 

@@ -12,6 +12,7 @@ from gpucnn.functional.activation import *
 from gpucnn.functional.average_pooling import *
 from gpucnn.functional.convolution import *
 from gpucnn.functional.elementwise import *
+from gpucnn.functional.grid_sampling import *
 from gpucnn.functional.locally_connected import *
 from gpucnn.functional.losses import *
 from gpucnn.functional.max_pooling import *

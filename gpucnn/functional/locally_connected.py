@@ -84,7 +84,7 @@ def locally_connected_nd(
     """
     call = ProductCall(f"locally_connected{rank}d", NUMERIC, input=input, weight=weight, bias=bias)
     x, w, b = call.arrays
-    geometry = _local_geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation)
+    geometry = local_geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation)
     call.expect_shape("bias", b, w.shape[: rank + 1])
     b = None if b is None else lifted(b, rank)[0]
     y = call.image(convolved_shape(x.shape, geometry), rank, like=x)
@@ -140,7 +140,7 @@ def locally_connected_nd_backward(
     arrays = {"grad_output": grad_output, "input": input, "weight": weight, "bias": bias}
     call = ProductCall(f"locally_connected{rank}d_backward", NUMERIC, **arrays, dtype=dtype)
     grad, x, w, b = call.arrays
-    geometry = _local_geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation)
+    geometry = local_geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation)
     call.expect_shape("bias", b, w.shape[: rank + 1])
     call.expect_shape("grad_output", grad, convolved_shape(x.shape, geometry))
     need_x, need_w, need_b = needed(call.op, needs, 3)
@@ -168,7 +168,7 @@ locally_connected1d_backward, locally_connected2d_backward, locally_connected3d_
 
 
 @remembered
-def _local_geometry(
+def local_geometry(
     op: str,
     rank: int,
     input_shape: tuple[int, ...],

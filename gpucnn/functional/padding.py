@@ -70,11 +70,16 @@ def pad(input: Array, pad: Any, mode: str = "constant", value: float | None = No
         y[...] = _filling(call, x, value)
         y[_core(x.shape, pairs)] = x
         return call.result(y)
+    filled = list(_core(x.shape, pairs))  # of y, one axis more to its full length at a time
+    y[tuple(filled)] = x
     for axis, (low, high) in enumerate(pairs):
-        if max(low, high) > 0:
-            sources = _sources(x.shape[axis], max(low, 0), max(high, 0), mode)
-            x = x.take(call.xp.asarray(sources), axis=axis)
-    y[...] = x
+        inner, size = filled[axis], x.shape[axis]
+        for edge in (range(-low, 0), range(size, size + high)):
+            if edge:
+                filled[axis] = slice(edge.start + inner.start, edge.stop + inner.start)
+                sources = call.xp.asarray([place + inner.start for place in _sources(edge, size, mode)])
+                y[tuple(filled)] = y[(*filled[:axis], sources, *filled[axis + 1 :])]
+        filled[axis] = slice(None)
     return call.result(y)
 
 
@@ -192,9 +197,8 @@ def _core(shape: tuple[int, ...], pairs: Pairs) -> tuple[slice, ...]:
     return tuple(slice(max(low, 0), max(low, 0) + size) for size, (low, _) in zip(shape, pairs, strict=True))
 
 
-def _sources(size: int, low: int, high: int, mode: str) -> list[int]:
-    """The input that each position of a padded axis copies."""
-    places = range(-low, size + high)
+def _sources(places: range, size: int, mode: str) -> list[int]:
+    """The inputs that positions of a padded axis copy, counted from the first input."""
     if mode == "replicate":
         return [min(max(place, 0), size - 1) for place in places]
     if mode == "circular":
@@ -208,7 +212,7 @@ def _give_back(call: Call, grad: Array, size: int, low: int, high: int, mode: st
     """Add the gradient of each padded position to the input that it copied, one by one: the order is fixed."""
     head = (slice(None),) * axis
     result = grad[(*head, slice(low, low + size))].copy(order="K")
-    sources = _sources(size, low, high, mode)
-    for place in (*range(low), *range(low + size, len(sources))):
-        result[(*head, sources[place])] += grad[(*head, place)]
+    for edge in (range(-low, 0), range(size, size + high)):
+        for place, source in zip(edge, _sources(edge, size, mode), strict=True):
+            result[(*head, source)] += grad[(*head, place + low)]
     return result

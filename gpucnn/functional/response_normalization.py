@@ -68,7 +68,8 @@ def local_response_norm(input: Array, size: int, alpha: float = 1e-4, beta: floa
     response = _response(call, x, size, alpha, beta, k)
     wide = call.promoted(x)
     with np.errstate(all="ignore"):  # 0 / 0 where k is 0, and what overflows
-        return call.result(call.stored_like(wide / response.scale(call, wide) ** response.beta, x))
+        y = wide / response.scale(call, wide) ** response.beta
+    return call.result(_in_order(call, y, x))
 
 
 def local_response_norm_backward(
@@ -125,7 +126,14 @@ def local_response_norm_backward(
         direct = wide_grad / scale**response.beta
         others = response.sums(call, direct * wide / scale, before=response.after, after=response.before)
         grad_x = direct - (2 * response.share * response.beta) * wide * others
-    return call.result((call.stored_like(grad_x, grad),))
+    return call.result((_in_order(call, grad_x, grad),))
+
+
+def _in_order(call: Call, values: Array, like: Array) -> Array:
+    """A copy of the values in the dtype and memory order of `like`."""
+    y = call.destination(like.shape, like)
+    call.backend.copy(values, y)
+    return y
 
 
 class _Response(NamedTuple):

@@ -14,7 +14,7 @@ References
 
 from gpucnn.geometry.arguments import Padding, Size
 from gpucnn.geometry.axes import AdaptiveAxis, Axis, Filter, InterpolationAxis, Residue, Sampling, Tap, resize_axis
-from gpucnn.geometry.geometries import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
+from gpucnn.geometry.geometries import ConvGeometry, GridGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
 from gpucnn.geometry.networks import (
     Im2colShapes,
     ReceptiveField,
@@ -39,6 +39,7 @@ __all__ = [
     "Axis",
     "ConvGeometry",
     "Filter",
+    "GridGeometry",
     "Im2colShapes",
     "InterpolationAxis",
     "InterpolationGeometry",

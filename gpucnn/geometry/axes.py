@@ -261,8 +261,8 @@ def nearest_axis(size: int, out: int, factor: float | None, centre: Fraction) ->
     The ratio of two sizes is taken exactly. With a centre of 0, an axis that keeps or doubles its size uses the sizes,
     not the factor, as in PyTorch.
     """
-    by_sizes = factor is None or factor * size == out or (centre == 0 and out in (size, 2 * size))
-    scale = Fraction(size, out) if by_sizes or factor is None else 1.0 / factor
+    keeps = centre == 0 and out in (size, 2 * size)
+    scale = Fraction(size, out) if factor is None or factor * size == out or keeps else 1.0 / factor
     return InterpolationAxis(size, out, scale, centre * scale)
 
 
@@ -276,7 +276,7 @@ def filtered_axis(
     `antialias`.
     """
     keeps = out == size and (filter.radius == 1 or antialias)
-    scale = Fraction(size, out) if factor is None or keeps else 1.0 / factor
+    scale = Fraction(size, out) if factor is None or factor * size == out or keeps else 1.0 / factor
     if align_corners:
         scale = Fraction(size - 1, out - 1) if out > 1 else Fraction(0)
     first = (scale - 1) / 2 if antialias or not align_corners else Fraction(0)

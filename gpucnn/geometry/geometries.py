@@ -333,6 +333,23 @@ def resampling_geometry(axes: tuple[InterpolationAxis, ...]) -> InterpolationGeo
     return InterpolationGeometry(len(axes), _three(axes, InterpolationAxis(1, 1)))
 
 
+@dataclass(frozen=True)
+class GridGeometry:
+    """A sampling of images (D, H, W) at OD * OH * OW positions that a grid gives, each with `rank` coordinates."""
+
+    rank: int
+    input_size: Three
+    output_size: Three
+    mode: str  # "bilinear", "nearest" or "bicubic"
+    padding_mode: str  # "zeros", "border" or "reflection"
+    align_corners: bool
+
+    @property
+    def taps(self) -> int:
+        """Inputs that a sample reads along an axis."""
+        return {"nearest": 1, "bilinear": 2, "bicubic": 4}[self.mode]
+
+
 # --- Normalisation ------------------------------------------------------------------------------------------------
 
 

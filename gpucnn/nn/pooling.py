@@ -459,9 +459,12 @@ class Upsample(Module):
     scale_factor : float or sequence of float, optional
         Or the factor to it. Just one of the two is given.
     mode : str
-        ``"nearest"``, ``"nearest-exact"``, ``"linear"``, ``"bilinear"``, ``"trilinear"`` (by rank) or ``"area"``.
+        ``"nearest"``, ``"nearest-exact"``, by rank ``"linear"``, ``"bilinear"``, ``"trilinear"`` or ``"cubic"``,
+        ``"bicubic"``, ``"tricubic"``, or ``"area"``.
     align_corners : bool, optional
-        For the linear modes: the grids' first and last samples coincide, not their borders.
+        For the linear and cubic modes: the grids' first and last samples coincide, not their borders.
+    recompute_scale_factor : bool, optional
+        Whether the rounded size, and not the given `scale_factor`, sets the coordinates.
 
     Raises
     ------
@@ -479,16 +482,21 @@ class Upsample(Module):
     """
 
     def __init__(
-        self, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None
+        self,
+        size: Any = None,
+        scale_factor: Any = None,
+        mode: str = "nearest",
+        align_corners: bool | None = None,
+        recompute_scale_factor: bool | None = None,
     ) -> None:
         if (size is None) == (scale_factor is None):
             raise ValueError(f"Upsample: got size {size} and scale_factor {scale_factor}, expected just one of them")
-        modes = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area")
+        modes = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "cubic", "bicubic", "tricubic", "area")
         self.mode = choice("Upsample", "mode", mode, modes)
         self.size, self.scale_factor = (
             tuple(map(plain, given)) if is_sequence(given) else plain(given) for given in (size, scale_factor)
         )
-        self.align_corners = plain(align_corners)
+        self.align_corners, self.recompute_scale_factor = plain(align_corners), plain(recompute_scale_factor)
 
     def forward(self, x: Array) -> Array:
         """Array [N, C, *space] to array [N, C, *out]."""
@@ -503,10 +511,12 @@ class Upsample(Module):
 
     def _options(self) -> dict[str, Any]:
         options = {"size": self.size, "scale_factor": self.scale_factor, "mode": self.mode}
-        return options | {"align_corners": self.align_corners}
+        return options | {
+            "align_corners": self.align_corners, "recompute_scale_factor": self.recompute_scale_factor,
+        }  # fmt: skip
 
     def window(self, input_shape: tuple[int, ...]) -> TransposedWindow | None:
-        """The block of each input, or for the linear modes the two around; None where the factor is not an integer."""
+        """The block of each input, or where a filter reads it; None where the factor is not an integer."""
         space = input_shape[2:]
         sizes = F.interpolate(np.empty((0, 1, *space)), self.size, self.scale_factor, self.mode).shape[2:]
         if self.align_corners or self.mode == "area" or any(out % size for out, size in zip(sizes, space, strict=True)):
@@ -514,7 +524,9 @@ class Upsample(Module):
         steps = tuple(out // size for out, size in zip(sizes, space, strict=True))
         if self.mode.startswith("nearest"):
             return TransposedWindow(steps, steps)
-        return TransposedWindow(tuple(2 * step - step % 2 for step in steps), steps, tuple(step // 2 for step in steps))
+        inputs = 4 if self.mode.endswith("cubic") else 2  # that each output reads
+        kernel = tuple(inputs * step - step % 2 for step in steps)
+        return TransposedWindow(kernel, steps, tuple((inputs - 1) * step // 2 for step in steps))
 
     def extra_repr(self) -> str:
         """The arguments that were given."""

@@ -1,4 +1,4 @@
-"""The cases of the ONNX standard, run here: ``python -m gpucnn.onnx.conformance [--backend NAME] [--only PATTERN]``.
+"""The cases of the ONNX standard, run here: ``python -m gpucnn.onnx.conformance [--only PATTERN] [--page FILE]``.
 
 Cases are those of the package onnx: one or more for each operator, and models that PyTorch exported. All are loaded and
 run through `gpucnn.onnx.backend`; a case fails, or is of an operator that is not supported, or passes.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,19 +124,56 @@ def summary(outcomes: list[Outcome]) -> str:
     return f"{share}; of the {tried} of supported operators, {tried - passed} fail"
 
 
+def page(outcomes: list[Outcome]) -> str:
+    """The report as a page of the documentation."""
+    lines = [
+        "# Conformance to ONNX",
+        "",
+        f"The cases of the package onnx {onnx.__version__}, by `python -m gpucnn.onnx.conformance` on NumPy arrays:",
+        f"{summary(outcomes)}.",
+        "Each case has models and the arrays that they give; a case is *unsupported* if loading or running it raises",
+        "`UnsupportedError`, which names what is missing. *Written out* are operators as the standard defines them by",
+        "others. Nothing is left out but the models that the package would download.",
+        "",
+        table(outcomes),
+        "",
+        "## What fails",
+        "",
+        *(f"- `{item.case}`: {_line(item.reason)[:160]}" for item in outcomes if item.state == "failed"),
+        "",
+        "## What is unsupported",
+        "",
+        "| cases | reason |",
+        "| ---: | --- |",
+    ]
+    reasons = Counter(_line(item.reason).removeprefix("model: ") for item in outcomes if item.state == "unsupported")
+    lines += [f"| {number} | {reason[:160]} |" for reason, number in sorted(reasons.items(), key=lambda pair: -pair[1])]
+    return "\n".join(lines) + "\n"
+
+
+def _line(reason: str) -> str:
+    """A reason in one line of a table."""
+    return " ".join(reason.split()).replace("|", "/")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run cases and print the share passed by operator, and each failure."""
     parser = argparse.ArgumentParser(prog="python -m gpucnn.onnx.conformance", description=main.__doc__)
     parser.add_argument("--backend", default="CPU", help="CPU, CUDA or simulator")
     parser.add_argument("--only", default="", metavar="PATTERN", help="cases in whose name this expression is found")
-    parser.add_argument("--reasons", action="store_true", help="say why cases fail or are unsupported")
+    parser.add_argument("--reasons", action="store_true", help="say why cases are unsupported, too")
+    parser.add_argument("--page", type=Path, help="write the report to this page of the documentation")
     options = parser.parse_args(arguments)
-    outcomes = [outcome(case, options.backend) for case in cases(options.only)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the computation of the expected values
+        outcomes = [outcome(case, options.backend) for case in cases(options.only)]
     print(table(outcomes))
     print(f"\n{summary(outcomes)}")
     for item in outcomes:
         if item.state == "failed" or (options.reasons and item.state == "unsupported"):
-            print(f"{item.state}: {item.case}: {' '.join(item.reason.split())[:300]}")
+            print(f"{item.state}: {item.case}: {_line(item.reason)[:300]}")
+    if options.page is not None:
+        options.page.write_text(page(outcomes), encoding="utf-8")
     return int(any(item.state == "failed" for item in outcomes))
 
 

@@ -19,7 +19,7 @@ from gpucnn.onnx import operators as operators
 from gpucnn.onnx.errors import ModelError, UnsupportedError
 from gpucnn.onnx.graph import Dimension, Graph, Node, Value
 from gpucnn.onnx.operators.registry import NEWEST, OWN, find
-from gpucnn.onnx.tensors import dtype_of, read_tensor
+from gpucnn.onnx.tensors import Folder, dtype_of, read_tensor
 
 __all__ = ["Description", "parse", "read"]
 
@@ -44,7 +44,7 @@ class Description:
 class _Reader:
     """The state of one reading: where the file lies, its operator sets, and what was found wrong with its nodes."""
 
-    folder: Path | None
+    folder: Folder | None
     opsets: dict[str, int]
     problems: list[str] = field(default_factory=list)
     unknown: Counter[str] = field(default_factory=Counter)
@@ -225,7 +225,7 @@ def read(source: Any) -> tuple[Graph, Description]:
             raise ModelError("is no ONNX model, it has no graph")
         _expect_text(proto.graph, 0)
         opsets = _opsets(proto)
-        reader = _Reader(folder, opsets)
+        reader = _Reader(None if folder is None else Folder(folder), opsets)
         proto = _written_out(_without_functions(proto), opsets)
         graph = reader.graph(proto.graph, frozenset())
         _refuse(reader)

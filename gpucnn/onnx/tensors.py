@@ -12,7 +12,7 @@ import numpy as np
 from gpucnn.installing import optional
 from gpucnn.onnx.errors import ModelError, UnsupportedError
 
-__all__ = ["dtype_of", "read_tensor"]
+__all__ = ["Folder", "dtype_of", "read_tensor"]
 
 Array = Any
 
@@ -33,6 +33,22 @@ _EXTERNAL = 1
 MOST_DIMENSIONS = 64  # NumPy's limit
 
 
+class Folder:
+    """The folder of a model's file: what is read from its files is read once, however many arrays share it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self._parts: dict[tuple[Path, int, int], bytes] = {}
+
+    def read(self, path: Path, offset: int, length: int) -> bytes:
+        """Bytes of a file."""
+        if (path, offset, length) not in self._parts:
+            with path.open("rb") as file:
+                file.seek(offset)
+                self._parts[path, offset, length] = file.read(length)
+        return self._parts[path, offset, length]
+
+
 def dtype_of(number: int) -> np.dtype[Any]:
     """The dtype that a model file gives by number.
 
@@ -51,13 +67,13 @@ def dtype_of(number: int) -> np.dtype[Any]:
     raise UnsupportedError("strings are not supported" if number == _STRING else f"dtype {number} is not supported")
 
 
-def read_tensor(tensor: Any, folder: Path | None) -> Array:
+def read_tensor(tensor: Any, folder: Folder | None) -> Array:
     """The array of a TensorProto.
 
     Parameters
     ----------
     tensor : onnx.TensorProto
-    folder : Path, optional
+    folder : Folder, optional
         That of the model's file, which external data may not leave.
 
     Raises
@@ -119,13 +135,13 @@ def _unpacked(packed: Any, bits: int, count: int) -> Any:
     return ((packed[:, None] >> shifts) & np.uint8(2**bits - 1)).ravel()[:count]
 
 
-def _external(name: str, tensor: Any, folder: Path | None, expected: int) -> bytes:
+def _external(name: str, tensor: Any, folder: Folder | None, expected: int) -> bytes:
     """The bytes of a tensor in another file."""
     where = {entry.key: entry.value for entry in tensor.external_data}
     location = where.get("location", "")
     if folder is None:
         raise ModelError(f"{name}: its data are in the file {location!r}, expected a model given by its path")
-    root = folder.resolve()
+    root = folder.path
     is_text = isinstance(location, str)  # of bytes that are no text protobuf gives bytes
     if not is_text or not location or "\0" in location or Path(location).is_absolute():
         raise ModelError(f"{name}: its data are at {location!r}, expected a file beside the model")
@@ -147,7 +163,4 @@ def _external(name: str, tensor: Any, folder: Path | None, expected: int) -> byt
         raise ModelError(
             f"{name}: its data are {length} bytes at {offset} of {location!r}, which has {size}, expected {expected}"
         )
-    with path.open("rb") as file:
-        file.seek(offset)
-        content: bytes = file.read(length)
-    return content
+    return folder.read(path, offset, length)

@@ -1,7 +1,7 @@
 """The operators ``gpucnn::…`` of three families, each closed under differentiation.
 
-- A product (convolution, locally connected layer) is linear in images and in weights. With its two adjoints, which are
-  the gradients of either, it forms a triple: the gradients of each of the three are the other two.
+- A product (convolution, transposed convolution, locally connected layer) is linear in images and in weights. With its
+  two adjoints, which are the gradients of either, it forms a triple: the gradients of each of the three are the others.
 - A linear operation (average pooling) and its adjoint are each other's gradient.
 - The gradient of max pooling is linear, given the indices, and the gradient of that gathers.
 
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import gpucnn.functional as F
-from gpucnn.geometry.sizes import pool_axes, window_axes
+from gpucnn.geometry.sizes import pool_axes, transposed_axes, window_axes
 from gpucnn.torch._registry import operator
 from gpucnn.torch._tensors import computed, empty_like, of_shape, stored_like
 
@@ -58,117 +58,87 @@ def _function(name: str, rank: int, suffix: str = "") -> Callable[..., Any]:
 # --- Products -----------------------------------------------------------------------------------------------------
 
 
-def _define_product(name: str, parameters: str, kernels: tuple[Any, Any, Any], space_of: Callable[..., Any]) -> None:
-    """Define the triple of a product by its `kernels`; `space_of` gives the spatial shape of its results."""
-    forward, backward_input, backward_weight = kernels
+def _define_product(name: str, parameters: str, shape_of: Callable[..., tuple[Any, ...]]) -> None:
+    """Define the triple of a product; `shape_of` gives the shape of its results but for the batch."""
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        one, other, *rest = inputs
+        one, other, *ctx.rest = inputs
         ctx.save_for_backward(one, other)
-        ctx.rest = rest
 
-    def product(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
-        return stored_like(forward(x, w, bias, _options(parameters, window)), x)
+    def product(x: Tensor, w: Tensor, bias: Tensor | None, *values: Any) -> Tensor:
+        return stored_like(computed(_function(name, x.ndim - 2), x, w, bias, **_options(parameters, values)), x)
 
-    def product_fake(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
-        shape = (x.shape[0], w.shape[0], *space_of(x, w, *window))
-        return empty_like(x, shape, _PRODUCTS.get(x.dtype, x.dtype))
+    def product_fake(x: Tensor, w: Tensor, bias: Tensor | None, *values: Any) -> Tensor:
+        shape = shape_of(x, w, **_options(parameters, values))
+        return empty_like(x, (x.shape[0], *shape), _PRODUCTS.get(x.dtype, x.dtype))
 
     def product_backward(ctx: Any, grad: Tensor) -> Any:
-        (x, w), (bias, *window) = ctx.saved_tensors, ctx.rest
+        (x, w), (bias, *values) = ctx.saved_tensors, ctx.rest
         of_x, of_w, of_bias, *_ = ctx.needs_input_grad
-        yield getattr(OPS, f"{name}_input")(grad, w, None, x.shape[2:], *window) if of_x else None
-        yield getattr(OPS, f"{name}_weight")(x, grad, w.shape, *window) if of_w else None
-        yield _sum_like(grad, bias) if of_bias else None
+        yield getattr(OPS, f"{name}_input")(grad, w, x.shape[1:], *values) if of_x else None
+        yield getattr(OPS, f"{name}_weight")(x, grad, w.shape, *values) if of_w else None
+        # over the batch, and over the positions where these share a bias
+        yield grad.sum((0, *range(1 + bias.ndim, grad.ndim)), dtype=bias.dtype) if of_bias else None
 
-    def of_input(grad: Tensor, w: Tensor, bias: Tensor | None, space: Any, *window: Any) -> Tensor:
-        return stored_like(backward_input(grad, w, bias, tuple(space), _options(parameters, window)), grad)
+    def of_input(grad: Tensor, w: Tensor, image_size: Any, *values: Any) -> Tensor:
+        x, function = of_shape((grad.shape[0], *image_size), grad), _function(name, grad.ndim - 2, "_backward")
+        found = computed(function, grad, x, w, **_options(parameters, values), needs=(True, False, False))
+        return stored_like(found[0], grad)
 
-    def of_input_fake(grad: Tensor, w: Tensor, bias: Tensor | None, space: Any, *window: Any) -> Tensor:
-        channels = w.shape[1 - grad.ndim] * _options(parameters, window).get("groups", 1)
-        shape = (grad.shape[0], channels, *space)
-        return empty_like(grad, shape, _PRODUCTS.get(grad.dtype, grad.dtype))
+    def of_input_fake(grad: Tensor, w: Tensor, image_size: Any, *values: Any) -> Tensor:
+        return empty_like(grad, (grad.shape[0], *image_size))
 
     def of_input_backward(ctx: Any, grad_grad: Tensor) -> Any:
-        (grad, w), (bias, _, *window) = ctx.saved_tensors, ctx.rest
-        of_grad, of_w, of_bias, *_ = ctx.needs_input_grad
-        yield getattr(OPS, name)(grad_grad, w, None, *window) if of_grad else None
-        yield getattr(OPS, f"{name}_weight")(grad_grad, grad, w.shape, *window) if of_w else None
-        yield _sum_like(grad_grad, bias) if of_bias else None
+        (grad, w), (_, *values) = ctx.saved_tensors, ctx.rest
+        of_grad, of_w, *_ = ctx.needs_input_grad
+        yield getattr(OPS, name)(grad_grad, w, None, *values) if of_grad else None
+        yield getattr(OPS, f"{name}_weight")(grad_grad, grad, w.shape, *values) if of_w else None
 
-    def of_weight(x: Tensor, grad: Tensor, weight_size: Any, *window: Any) -> Tensor:
-        return backward_weight(x, grad, tuple(weight_size), _options(parameters, window)).contiguous()
+    def of_weight(x: Tensor, grad: Tensor, weight_size: Any, *values: Any) -> Tensor:
+        w, function = of_shape(weight_size, x), _function(name, x.ndim - 2, "_backward")
+        found = computed(function, grad, x, w, **_options(parameters, values), needs=(False, True, False))
+        return found[1].contiguous()
 
-    def of_weight_fake(x: Tensor, grad: Tensor, weight_size: Any, *window: Any) -> Tensor:
-        return x.new_empty(weight_size, dtype=_PRODUCTS.get(x.dtype, x.dtype))
+    def of_weight_fake(x: Tensor, grad: Tensor, weight_size: Any, *values: Any) -> Tensor:
+        return x.new_empty(weight_size)
 
     def of_weight_backward(ctx: Any, grad_grad: Tensor) -> Any:
-        (x, grad), (_, *window) = ctx.saved_tensors, ctx.rest
+        (x, grad), (_, *values) = ctx.saved_tensors, ctx.rest
         of_x, of_grad, *_ = ctx.needs_input_grad
-        yield getattr(OPS, f"{name}_input")(grad, grad_grad, None, x.shape[2:], *window) if of_x else None
-        yield getattr(OPS, name)(x, grad_grad, None, *window) if of_grad else None
+        yield getattr(OPS, f"{name}_input")(grad, grad_grad, x.shape[1:], *values) if of_x else None
+        yield getattr(OPS, name)(x, grad_grad, None, *values) if of_grad else None
 
     schema = f"(Tensor input, Tensor weight, Tensor? bias, {parameters}) -> Tensor"
     operator(name, schema, product, product_fake, setup, product_backward, images=(0,))
-    schema = f"(Tensor grad_output, Tensor weight, Tensor? bias, SymInt[] input_space, {parameters}) -> Tensor"
+    schema = f"(Tensor grad_output, Tensor weight, SymInt[] image_size, {parameters}) -> Tensor"
     operator(f"{name}_input", schema, of_input, of_input_fake, setup, of_input_backward, images=(0,))
     schema = f"(Tensor input, Tensor grad_output, SymInt[] weight_size, {parameters}) -> Tensor"
     operator(f"{name}_weight", schema, of_weight, of_weight_fake, setup, of_weight_backward)
 
 
-def _sum_like(grad: Tensor, bias: Tensor) -> Tensor:
-    """The gradient of a bias: the sum over the batch, and over the positions where these share it."""
-    return grad.sum((0, *range(1 + bias.ndim, grad.ndim)), dtype=bias.dtype)
+def _convolved(x: Tensor, w: Tensor, stride: Any, padding: Any, dilation: Any, groups: Any) -> tuple[Any, ...]:
+    axes = window_axes("conv", x.shape[2:], w.shape[2:], stride, padding, dilation)
+    return w.shape[0], *(axis.out for axis in axes)
 
 
-def _conv(x: Tensor, w: Tensor, bias: Tensor | None, options: dict[str, Any]) -> Tensor:
-    return computed(_function("conv", x.ndim - 2), x, w, bias, **options)
+def _transposed(
+    x: Tensor, w: Tensor, stride: Any, padding: Any, output_padding: Any, groups: Any, dilation: Any
+) -> tuple[Any, ...]:
+    axes = transposed_axes("conv_transpose", x.shape[2:], w.shape[2:], stride, padding, output_padding, dilation)
+    return w.shape[1] * groups, *(axis.size for axis in axes)
 
 
-def _conv_input(grad: Tensor, w: Tensor, bias: Tensor | None, space: Any, options: dict[str, Any]) -> Tensor:
-    """The transposed convolution, which may add a bias; what the size has in excess of the least is at its end."""
-    columns = zip(
-        space, grad.shape[2:], w.shape[2:], options["stride"], options["padding"], options["dilation"], strict=True
-    )
-    excess = tuple(
-        size - ((out - 1) * step - low - high + gap * (taps - 1) + 1)
-        for size, out, taps, step, (low, high), gap in columns
-    )
-    transposed = _function("conv_transpose", grad.ndim - 2)
-    return computed(transposed, grad, w.conj(), bias, **options, output_padding=excess)
+def _local(x: Tensor, w: Tensor, **window: Any) -> tuple[Any, ...]:
+    return tuple(w.shape[: x.ndim - 1])
 
 
-def _conv_weight(x: Tensor, grad: Tensor, size: tuple[int, ...], options: dict[str, Any]) -> Tensor:
-    return computed(_function("conv", x.ndim - 2, "_weight"), x, size, grad, **options)
-
-
-def _conv_space(x: Tensor, w: Tensor, stride: Any, padding: Any, dilation: Any, groups: Any) -> tuple[Any, ...]:
-    axes = window_axes("conv", x.shape[2:], w.shape[2:], stride, _pairs(padding), dilation)
-    return tuple(axis.out for axis in axes)
-
-
-def _local(x: Tensor, w: Tensor, bias: Tensor | None, options: dict[str, Any]) -> Tensor:
-    return computed(_function("locally_connected", x.ndim - 2), x, w, bias, **options)
-
-
-def _local_input(grad: Tensor, w: Tensor, bias: None, space: Any, options: dict[str, Any]) -> Tensor:
-    rank = grad.ndim - 2
-    x = of_shape((grad.shape[0], w.shape[rank + 1], *space), grad)
-    backward = _function("locally_connected", rank, "_backward")
-    return computed(backward, grad, x, w, **options, needs=(True, False, False))[0]
-
-
-def _local_weight(x: Tensor, grad: Tensor, size: tuple[int, ...], options: dict[str, Any]) -> Tensor:
-    backward = _function("locally_connected", x.ndim - 2, "_backward")
-    return computed(backward, grad, x, of_shape(size, x), **options, needs=(False, True, False))[1]
-
-
-def _local_space(x: Tensor, w: Tensor, *window: Any) -> Any:
-    return w.shape[1 : x.ndim - 1]
-
-
-_define_product("conv", f"{WINDOW}, SymInt groups", (_conv, _conv_input, _conv_weight), _conv_space)
-_define_product("locally_connected", WINDOW, (_local, _local_input, _local_weight), _local_space)
+_define_product("conv", f"{WINDOW}, SymInt groups", _convolved)
+_define_product(
+    "conv_transpose",
+    "SymInt[] stride, SymInt[] padding, SymInt[] output_padding, SymInt groups, SymInt[] dilation",
+    _transposed,
+)
+_define_product("locally_connected", WINDOW, _local)
 
 
 # --- Linear operations --------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import torch
 
 from gpucnn.functional._family import named_family
 from gpucnn.geometry.arguments import integer, integers, padding_form
+from gpucnn.geometry.axes import extent
 from gpucnn.geometry.sizes import transposed_axes, window_axes
 from gpucnn.torch._images import batched, rank_of, unbatched
 from gpucnn.torch._operators import OPS, flat
@@ -62,9 +63,12 @@ def conv_transpose_nd(
     steps, gaps = integers(op, "stride", stride, rank, 1), integers(op, "dilation", dilation, rank, 1)
     extra, form = integers(op, "output_padding", output_padding, rank, 0), padding_form(op, padding, rank)
     axes = transposed_axes(op, x.shape[2:], w.shape[2:], steps, form, extra, gaps)
-    padded, space = flat((axis.low, axis.high) for axis in axes), [axis.size for axis in axes]
-    # the operator is the adjoint of a convolution, which has the conjugate of the filters
-    y = OPS.conv_input(x, w.conj(), bias, space, steps, padded, gaps, integer(op, "groups", groups, 1))
+    padded = flat((axis.low, axis.high) for axis in axes)
+    extra = tuple(  # which "same" decides too
+        axis.size - ((axis.out - 1) * axis.stride - axis.low - axis.high + extent(axis.kernel, axis.dilation))
+        for axis in axes
+    )
+    y = OPS.conv_transpose(x, w, bias, steps, padded, extra, integer(op, "groups", groups, 1), gaps)
     return unbatched(y, input, x)
 
 

@@ -386,6 +386,22 @@ INLINE void join(const Params* p, index_t group, Stages& stages, index_t least) 
     }
 }
 
+// Adds the products of a box in pieces of about `pixels` positions: of rows, or of columns in whole blocks.
+INLINE void add_pieces(const Params* p, Room& room, Group group, const scalar_t* from, const scalar_t* grad,
+                       Stages& stages, const Box& box) {
+  index_t width = box.w.end - box.w.begin, block = BLOCK * hop_of<false>(p);
+  index_t rows = max<index_t>(1, p->pixels / width), columns = max(block, p->pixels / block * block);
+  if (rows > 1) columns = width;
+  for (index_t d = box.d.begin; d < box.d.end; d++)
+    for (index_t h = box.h.begin; h < box.h.end; h += rows)
+      for (index_t w = box.w.begin; w < box.w.end; w += columns) {
+        Range some = {h, min(h + rows, box.h.end)}, part = {w, min(w + columns, box.w.end)};
+        add_box(p, room, group, from, grad, stages, {{d, d + 1}, some, part});
+        stages.pixels += (some.end - some.begin) * (part.end - part.begin);
+        join(p, group.channels, stages, p->pixels);
+      }
+}
+
 // Calls `body(n, box)` for each row of targets of a work item.
 template <class Body>
 INLINE void for_rows(const Params* p, index_t item, Body body) {
@@ -406,13 +422,7 @@ static void add_rows(const Params* p, Room& room, Group group, const scalar_t* f
   memset(stages.total, 0, count * sizeof(scalar_t));
   memset(stages.sums, 0, count * sizeof(scalar_t));
   for_rows(p, item, [&](index_t n, Box box) {
-    index_t step = max<index_t>(1, p->pixels / p->target_w);
-    for (index_t h = box.h.begin; h < box.h.end; h += step) {
-      Range rows = {h, min(h + step, box.h.end)};
-      add_box(p, room, group, from + n * p->from_n, to + n * p->to_n, stages, {box.d, rows, box.w});
-      stages.pixels += (rows.end - rows.begin) * p->target_w;
-      join(p, group.channels, stages, p->pixels);
-    }
+    add_pieces(p, room, group, from + n * p->from_n, to + n * p->to_n, stages, box);
   });
   join(p, group.channels, stages, 0);
 }

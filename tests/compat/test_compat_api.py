@@ -13,7 +13,7 @@ import pytest
 from docstrings import documented, sections_of
 
 from gpucnn import compat
-from gpucnn.compat import chainer, cudnn, from_scratch
+from gpucnn.compat import chainer, cudnn, from_scratch, thinc
 
 CONVOLUTION = "pad, stride, dilation, groups, *"
 LAYOUTS = "auto_tune, tensor_core, d_layout=0, w_layout=0"
@@ -76,6 +76,12 @@ FROM_SCRATCH = {
     "col2im_array": "col, img_shape, kernel_size, stride, pad, to_matrix=True",
 }
 
+# As thinc 9 has them.
+THINC = {
+    "seq2col": "seq, nW, *, lengths=None",
+    "backprop_seq2col": "dY, nW, *, lengths=None",
+}
+
 CONSTANTS = {
     "CUDNN_DATA_FLOAT": 0, "CUDNN_DATA_DOUBLE": 1, "CUDNN_DATA_HALF": 2, "CUDNN_TENSOR_NCHW": 0, "CUDNN_TENSOR_NHWC": 1,
     "CUDNN_POOLING_MAX": 0, "CUDNN_POOLING_AVERAGE_COUNT_INCLUDE_PADDING": 1,
@@ -89,7 +95,7 @@ CONSTANTS = {
     "CUDNN_DEFAULT_MATH": 0, "CUDNN_TENSOR_OP_MATH": 1, "CUDNN_STATUS_SUCCESS": 0,
 }  # fmt: skip
 
-LISTS = [(cudnn, CUDNN), (chainer, CHAINER), (from_scratch, FROM_SCRATCH)]
+LISTS = [(cudnn, CUDNN), (chainer, CHAINER), (from_scratch, FROM_SCRATCH), (thinc, THINC)]
 FUNCTIONS = [getattr(module, name) for module, names in LISTS for name in names]
 
 
@@ -117,7 +123,9 @@ def test_no_other_name_is_public() -> None:
     assert set(cudnn.__all__) == {*CUDNN, *CONSTANTS, "CuDNNError", "available"}
     assert set(chainer.__all__) == set(CHAINER)
     assert set(from_scratch.__all__) == set(FROM_SCRATCH)
-    assert all(list(module.__all__) == sorted(module.__all__) for module in (cudnn, chainer, from_scratch, compat))
+    assert set(thinc.__all__) == set(THINC)
+    for module in (cudnn, chainer, from_scratch, thinc, compat):
+        assert list(module.__all__) == sorted(module.__all__)
     with pytest.raises(AttributeError, match=r"^module 'gpucnn\.compat' has no attribute 'keras'$"):
         compat.keras  # noqa: B018
 
@@ -147,7 +155,7 @@ def test_docstrings_name_each_parameter(function: Any) -> None:
     [
         ("cudnn.batch_normalization", 4), ("cudnn.convolution", 4), ("cudnn.elementwise", 4), ("cudnn.library", 1),
         ("cudnn.pooling", 2), ("chainer.columns", 5), ("chainer.convolution", 4), ("chainer.pooling", 2),
-        ("chainer.unpooling", 2), ("from_scratch", 4),
+        ("chainer.unpooling", 2), ("from_scratch", 4), ("thinc", 2),
     ],
 )  # fmt: skip
 def test_examples(module: str, least: int) -> None:

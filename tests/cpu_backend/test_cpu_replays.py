@@ -43,6 +43,10 @@ REPLAYED: dict[str, Callable[[], Any]] = {
     "conv2d, channels last": lambda: F.conv2d(LAST, W, B, 2),
     "pointwise": lambda: F.conv2d(numbers(1, 4, 12, 12), W[:, :, :1, :1].copy()),
     "depthwise": lambda: F.conv2d(X, numbers(4, 1, 3, 3), CHANNEL[0], groups=4),
+    "conv2d_activation": lambda: F.conv2d_activation(X, W, B, activation="relu"),
+    "conv2d_activation of depthwise filters": lambda: F.conv2d_activation(
+        X, numbers(4, 1, 3, 3), CHANNEL[0], groups=4, activation="relu6"
+    ),
     "conv2d_backward": lambda: F.conv2d_backward(numbers(2, 8, 4, 3), DEEP, numbers(8, 32, 3, 3)),
     "conv2d_backward, stride": lambda: F.conv2d_backward(numbers(2, 8, 2, 2), DEEP, numbers(8, 32, 3, 3), None, 2),
     "conv_transpose2d": lambda: F.conv_transpose2d(DEEP, numbers(32, 32, 2, 2), stride=2),

@@ -41,7 +41,9 @@ FROZEN = {"bias_activation", "col2im", "col2im_backward", "im2col", "im2col_back
 }  # fmt: skip
 """What is frozen of `calls`, whatever computes their convolutions."""
 
-COPIED = {"group_norm", "group_norm_backward", "layer_norm", "layer_norm_backward"}
+COPIED = {
+    "group_norm", "group_norm_backward", "layer_norm", "layer_norm_backward", "rms_norm", "rms_norm_backward",
+}  # fmt: skip
 """What is frozen of arrays in C order only: others are copied to that order, so that their axes can be joined."""
 
 

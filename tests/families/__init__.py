@@ -26,6 +26,7 @@ from families.elementwise import MODES, bias_activations, linear_layers, pads, u
 from families.losses import binary_cross_entropies, cross_entropies
 from families.norms import KINDS, norms, response_norms
 from families.pooling import adaptive_poolings, interpolations, nails, poolings, unpoolings
+from families.sampling import affine_grids, grid_samplings
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ FAMILIES = {
     "bed_of_nails": Family(nails, ALL, (), COMPLEX_TOO),
     "nearest": Family(partial(interpolations, modes=("nearest", "nearest-exact")), ALL, by_slopes=COMPLEX_TOO),
     "interpolate": Family(partial(interpolations, modes=("linear", "cubic", "area")), LINEAR, by_slopes=COMPLEX_TOO),
+    "grid_sample": Family(grid_samplings, FLOATS, tolerance=1e-5),
+    "affine_grid": Family(affine_grids, FLOATS),
     **{f"{kind}_norm": Family(partial(norms, kind=kind), FLOATS, tolerance=1e-7) for kind in KINDS},
     **{f"{kind}_norm, finished": Family(partial(norms, kind=kind, finished=True), FLOATS) for kind in KINDS},
     "local_response_norm": Family(response_norms, FLOATS),

@@ -164,10 +164,18 @@ def network(ours: Any, x: Any, w: Any, running: tuple[Any, Any]) -> Any:
     return ours.adaptive_avg_pool2d(ours.avg_pool2d(ours.layer_norm(y, y.shape[2:]), 2), (1, None))
 
 
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize("compiler", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    ("compiler", "dynamic"),
+    [
+        *((compiler, dynamic) for compiler in ("eager", "aot_eager") for dynamic in (False, True)),
+        pytest.param("inductor", False, marks=pytest.mark.thorough),  # compiles C++ for most of a minute
+    ],
+)
 @pytest.mark.filterwarnings("ignore")  # of PyTorch's compilers
-def test_compiled_networks(torch: Any, ours: Any, compiler: str, dynamic: bool) -> None:
+def test_compiled_networks(
+    torch: Any, ours: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, compiler: str, dynamic: bool
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     w = torch.randn(6, 4, 3, 3, requires_grad=True, generator=torch.Generator().manual_seed(0))
     torch._dynamo.reset()
     compiled = torch.compile(network, fullgraph=True, backend=compiler, dynamic=dynamic)

@@ -12,6 +12,7 @@ OPERATORS = [
     f"{name}{suffix}"
     for name, suffixes in {
         "conv": ("", "_input", "_weight"),
+        "conv_transpose": ("", "_input", "_weight"),
         "locally_connected": ("", "_input", "_weight"),
         **dict.fromkeys(("avg_pool", "adaptive_avg_pool", "max_pool", "adaptive_max_pool"), ("", "_input")),
         **dict.fromkeys(("batch_norm", "instance_norm", "group_norm", "layer_norm"), ("", "_input")),

@@ -103,12 +103,16 @@ def operator_calls(torch: Any) -> dict[str, tuple[Any, ...]]:
     pooled, adaptive = drawn(2, 4, 3, 3), drawn(2, 4, 3, 2)
     indices, at = (torch.randint(12, size, generator=generator) for size in (pooled.shape, adaptive.shape))
     filters, local_filters = drawn(6, 2, 3, 2), drawn(3, 2, 2, 4, 2, 2)
+    transposed, filters_transposed = ([2, 1], [1, 0, 0, 0], [0, 0], 2, [1, 1]), drawn(4, 2, 3, 2)
     calls: dict[str, tuple[Any, ...]] = {
         "conv": (x, filters, drawn(6), *conv),
-        "conv_input": (drawn(2, 6, 2, 3), filters, channels, [4, 3], *conv),
+        "conv_input": (drawn(2, 6, 2, 3), filters, [4, 4, 3], *conv),
         "conv_weight": (last, drawn(2, 6, 2, 3), [6, 2, 3, 2], *conv),
+        "conv_transpose": (last, filters_transposed, channels, *transposed),
+        "conv_transpose_input": (drawn(2, 4, 8, 4), filters_transposed, [4, 4, 3], *transposed),
+        "conv_transpose_weight": (x, drawn(2, 4, 8, 4), [4, 2, 3, 2], *transposed),
         "locally_connected": (last, local_filters, drawn(3, 2, 2), *local),
-        "locally_connected_input": (drawn(2, 3, 2, 2), local_filters, None, [4, 3], *local),
+        "locally_connected_input": (drawn(2, 3, 2, 2), local_filters, [4, 4, 3], *local),
         "locally_connected_weight": (x, drawn(2, 3, 2, 2), [*local_filters.shape], *local),
         "avg_pool": (last, *pool, True, None),
         "avg_pool_input": (pooled, [4, 3], *pool, False, 3.0),

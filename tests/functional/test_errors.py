@@ -158,6 +158,13 @@ BY_ANNOTATION = {"bool": FLAGS, "float": wrong_numbers(), "str": CHOICES}
 
 
 def wrong_values(name: str, parameter: str) -> Wrong:
+    if parameter == "align_corners" and "grid" in name:
+        return FLAGS
+    if parameter == "size" and "local_response" in name:
+        return wrong_integers(1) + types(None, (1,), [1, 1])
+    if parameter == "size" and "grid" in name:
+        wrong = types(None, 5, "555", b"555", (2, 4, 3, 2.0), (2, 4, 3, None))
+        return wrong + values((), (2, 4, 3), (2, 4, 0, 2), (2, 4, 3, -1), (3, 4, 3, 2), (2, 4, 3, 3, 2), (2,) * 6)
     if parameter not in WRONG:
         return BY_ANNOTATION[getattr(F, name).__annotations__[parameter]]
     wrong = WRONG[parameter](rank_of(name))
@@ -271,6 +278,8 @@ def test_wrong_shapes_of_further_arrays(backend: ArrayBackend, name: str) -> Non
             "grad_output",
         ):  # () is one value for all
             shapes = [shape for shape in shapes if shape]
+        if (name, parameter) == ("grid_sample", "grid"):  # of any number of samples
+            shapes = [shape for shape in shapes if len(shape) != 4 or (shape[0], shape[3]) != (2, 2)]
         said = "weight|bias" if parameter == "weight" else parameter
         assert_refused(backend, name, parameter, values(*(np.ones(shape, array.dtype) for shape in shapes)), said)
 
@@ -471,6 +480,14 @@ MESSAGES: list[tuple[str, dict[str, Any], str]] = [
      "input has shape (2, 4, 3, 3), expected it to end in normalized_shape = (5, 2, 4, 3, 3)"),
     ("layer_norm", {"weight": zeros(2)}, "weight has shape (2,), expected (3, 3)"),
     ("rms_norm", {"weight": zeros(2)}, "weight has shape (2,), expected (3, 3)"),
+    ("grid_sample", {"grid": zeros((2, 2, 3, 3))},
+     "grid has shape (2, 2, 3, 3), expected (2, OH, OW, 2) for input of shape (2, 4, 3, 3)"),
+    ("grid_sample", {"input": zeros((2, 4, 3))},
+     "input has 3 dimensions, expected 4 (N, C, H, W) or 5 (N, C, D, H, W)"),
+    ("grid_sample", {"mode": "cubic"}, "mode is 'cubic', expected 'bilinear', 'nearest' or 'bicubic' for 2-d images"),
+    ("affine_grid", {"size": (2, 4, 3)}, "size is (2, 4, 3), expected 4 (N, C, OH, OW) or 5 (N, C, OD, OH, OW) sizes, "
+     "of at least 1 but for N"),
+    ("affine_grid", {"size": (3, 1, 2, 2)}, "theta has shape (2, 2, 3), expected (3, 2, 3) for size (3, 1, 2, 2)"),
     ("local_response_norm", {"size": 0}, "size is 0, expected at least 1"),
     ("local_response_norm", {"input": zeros((2, 3))}, "input has 2 dimensions, expected at least 3 (N, C, *space)"),
     ("rms_norm", {"eps": -1}, "eps is -1.0, expected a finite number of at least 0.0"),

@@ -20,7 +20,7 @@ FINISHES = ((True, "relu"), (True, None), (False, "leaky_relu"), (True, "leaky_r
 
 
 def norm_of(kind: str, dtype: str = "float64", order: str = "contiguous", **others: Any) -> Case:
-    return norm(kind, (3, 4, 5, 4), {"layer": (5, 4), "group": 2}.get(kind), dtype, order, **others)
+    return norm(kind, (3, 4, 5, 4), {"layer": (5, 4), "rms": (5, 4), "group": 2}.get(kind), dtype, order, **others)
 
 
 def activated(y: Array, activation: str | None) -> Array:
@@ -95,10 +95,10 @@ def test_results_do_not_go_to_the_residual(backend: ArrayBackend, kind: str) -> 
 def test_relu6_ends_at_6(backend: ArrayBackend, kind: str) -> None:
     """In both directions: it is a clip after the norm and residual."""
     case = norm_of(kind, finish=(True, "relu6"))
-    before = backend.run(case.forward, **case.arguments | {"activation": None, "weight": None, "bias": None})
+    bare = case.arguments | {name: None for name in ("weight", "bias") if name in case.arguments}
+    before = backend.run(case.forward, **bare | {"activation": None})
     scale = 6 / np.sort(np.abs(before).ravel())[before.size // 2]  # about half of the values are beyond 6
-    arguments = case.arguments | {"weight": None, "bias": None}
-    arguments["residual"] = (case.arguments["residual"] * scale).astype(case.grad.dtype)
+    arguments = bare | {"residual": (case.arguments["residual"] * scale).astype(case.grad.dtype)}
     plain = backend.run(case.forward, **arguments | {"activation": None})
     np.testing.assert_array_equal(backend.run(case.forward, **arguments), np.clip(plain, 0, 6))
     kept = np.where((plain > 0) & (plain < 6), case.grad, 0).astype(case.grad.dtype)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpucnn.backends.samples import blended, nearest
+from gpucnn.backends import samples
+from gpucnn.backends.samples import blended, matrix, nearest
 from gpucnn.geometry import (
     AdaptiveAxis,
     Axis,
@@ -21,6 +25,7 @@ from gpucnn.geometry import (
     Residue,
     Sampling,
     Tap,
+    resize_axis,
 )
 from gpucnn.geometry.axes import filtered_axis, nearest_axis
 from gpucnn.geometry.caches import bytes_of
@@ -281,3 +286,118 @@ def test_interpolation_geometry() -> None:
     assert of_blend(aligned) == ([0, 0, 1, 1, 2], [1, 1, 2, 2, 2], [0.0, 0.5, 0.0, 0.5, 0.0])
     for axis in interpolation_geometry((2, 2), (4, 4), None, "bilinear", False).axes[1:]:
         assert of_blend(axis) == ([0, 0, 0, 1], [1, 1, 1, 1], [0.0, 0.25, 0.75, 0.25])
+
+
+@given(
+    st.integers(1, 20),
+    st.integers(1, 20),
+    st.sampled_from([Filter(1), Filter(2, -0.75)]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 5),
+)
+def test_matrix_of_a_filter(
+    size: int, out: int, filter: Filter, align_corners: bool, antialias: bool, block: int
+) -> None:
+    """Rows that sum to 1 and never go back, in whatever blocks they are made; a whole position is one input's."""
+    axis = filtered_axis(size, out, None, align_corners, filter, antialias)
+    found = matrix(axis, np.dtype(np.float64), adjoint=False)
+    ends = found.starts[1:] - 1
+    dense = dense_of(found, (out, size))
+    np.testing.assert_allclose(dense.sum(axis=1), 1, rtol=1e-12)
+    assert (np.diff(found.columns[found.starts[:-1]]) >= 0).all()
+    assert (np.diff(found.columns[ends]) >= 0).all()
+    assert (np.diff(found.columns)[np.diff(found.rows) == 0] >= 0).all()
+    np.testing.assert_array_equal(dense_of(matrix(axis, np.dtype(np.float64), adjoint=True), (size, out)), dense.T)
+    assert max(np.diff(found.starts)) <= axis.taps
+    scale = Fraction(axis.scale)
+    for o in range(out if scale <= 1 or not antialias else 0):
+        position = axis.first + o * scale
+        if position.denominator == 1 and 0 <= position < size:
+            assert dense[o].tolist() == [i == position for i in range(size)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samples, "BLOCK_ENTRIES", block * axis.taps)
+        for one, other in zip(found, matrix(axis, np.dtype(np.float64), adjoint=False), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def dense_of(found: samples.Matrix, shape: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    dense = np.zeros(shape)
+    np.add.at(dense, (found.rows, found.columns), found.weights)
+    return dense
+
+
+def test_filters_where_no_input_is_near() -> None:
+    """What lies beyond the last input is it, or nothing."""
+    for radius in (1, 2):
+        axis = InterpolationAxis(2, 2, Fraction(1), Fraction(9), Filter(radius, -0.5))
+        assert dense_of(matrix(axis, np.dtype(np.float64), adjoint=False), (2, 2)).tolist() == [[0, 1], [0, 1]]
+        assert axis.filter is not None
+        alone = replace(axis, filter=axis.filter._replace(excludes_outside=True))
+        assert not dense_of(matrix(alone, np.dtype(np.float64), adjoint=False), (2, 2)).any()
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.fractions(0, 4), st.fractions(-9, 9))
+def test_outputs_inside(size: int, out: int, scale: Fraction, first: Fraction) -> None:
+    axis = InterpolationAxis(size, out, scale, first)
+    assert list(axis.inside) == [o for o in range(out) if 0 <= first + o * scale <= size - 1]
+    assert axis.positions(3) == pytest.approx(float(first + 3 * scale))
+
+
+@pytest.mark.parametrize(
+    ("axis", "expected"),
+    [
+        (InterpolationAxis(3, 3), True),
+        (InterpolationAxis(3, 3, first=Fraction(1, 2)), True),
+        (InterpolationAxis(3, 3, first=Fraction(1)), False),
+        (InterpolationAxis(3, 3, first=Fraction(-1, 2)), False),
+        (InterpolationAxis(3, 3, first=Fraction(-1, 2), rounding=Fraction(1, 2)), True),
+        (InterpolationAxis(3, 3, first=Fraction(1, 2), filter=Filter(1)), False),
+        (InterpolationAxis(3, 3, filter=Filter(2)), True),
+        (InterpolationAxis(3, 3, filter=Filter(2, stretch=1.5)), False),
+        (InterpolationAxis(3, 3, Fraction(2)), False),
+        (InterpolationAxis(3, 4), False),
+        (InterpolationAxis(1, 1, Fraction(3), Fraction(9)), True),
+    ],
+)
+def test_is_identity_of_a_resampling(axis: InterpolationAxis, expected: bool) -> None:
+    assert axis.is_identity is expected
+
+
+def test_positions_are_exact_where_63_bits_hold_them() -> None:
+    half = InterpolationAxis(3, 6, Fraction(1, 2), Fraction(-1, 4))
+    assert (half.parts, replace(half, rounding=Fraction(1, 3)).parts) == (4, 12)
+    assert replace(half, scale=0.5).parts == replace(half, first=-0.25).parts == 0
+    assert replace(half, scale=Fraction(1, 2**63)).parts == 0
+    assert InterpolationAxis(9, 1, Fraction(2**63)).parts == 0
+
+
+@pytest.mark.parametrize("scale", [0.6, Fraction(3, 5)])
+def test_rounding_of_floats_moves_no_sample(scale: Fraction | float) -> None:
+    """Every third output is at a whole position; of 0.6 as a float positions would take more than 63 bits."""
+    size = 30_000
+    axes = {
+        rounding: resize_axis(size, 18_000, scale, coordinate_transformation_mode="asymmetric", nearest_mode=rounding)
+        for rounding in ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
+    }
+    assert (axes["ceil"].parts == 0) is isinstance(scale, float)
+    outputs = np.arange(18_000)
+    assert copied(axes["floor"]) == (outputs * 5 // 3).tolist()
+    assert copied(axes["ceil"]) == np.minimum(-(-outputs * 5 // 3), size - 1).tolist()
+    for rounding in ("round_prefer_floor", "round_prefer_ceil"):
+        assert copied(axes[rounding]) == np.minimum((outputs * 10 + 3) // 6, size - 1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "lanczos"}, "mode is 'lanczos', expected 'nearest', 'linear' or 'cubic'"),
+        ({"nearest_mode": "up"}, "there is no nearest_mode 'up'"),
+        ({"coordinate_transformation_mode": "pixel"}, "there is no coordinate_transformation_mode 'pixel'"),
+        ({"coordinate_transformation_mode": "tf_crop_and_resize", "roi": (0.5, 0.25)},
+         "roi is (0.5, 0.25), expected an end that is not before the start"),
+    ],
+)  # fmt: skip
+def test_resize_axis_refuses(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^resize_axis: {re.escape(message)}$"):
+        resize_axis(4, 8, **options)

@@ -15,6 +15,7 @@ HEADERS = ["common.cuh", "params.cuh", "windows.cuh", "packs.cuh", "unfolding.cu
 
 # Functions of files that hold more than the one they are named after.
 SEVERAL = {
+    "grid_sample_backward_input": {"grid_sample_backward_keys", "grid_sample_backward_input"},
     "interpolate": {"resample", "resample_tiles"},  # both directions are one resampling, by different tables
     "max_pool": {"max_pool", "max_pool_with_indices"},
     "max_pool_backward": {"max_pool_backward", "max_pool_backward_out_of_window"},

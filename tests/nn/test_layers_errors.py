@@ -53,7 +53,7 @@ test_arguments_that_do_not_fit = refuses(
     ("MaxUnpool2d: kernel_size is 0, expected at least 1", lambda: nn.MaxUnpool2d(0)),
     ("Upsample: got size None and scale_factor None, expected just one of them", lambda: nn.Upsample()),
     ("Upsample: got size 2 and scale_factor 2, expected just one of them", lambda: nn.Upsample(2, 2)),
-    ("Upsample: mode is 'cubic', expected 'nearest', …", lambda: nn.Upsample(2, mode="cubic")),
+    ("Upsample: mode is 'lanczos', expected 'nearest', …", lambda: nn.Upsample(2, mode="lanczos")),
     ("LayerNorm: normalized_shape is empty, expected at least one axis", lambda: nn.LayerNorm(())),
     ("RMSNorm: normalized_shape is empty, expected at least one axis", lambda: nn.RMSNorm([])),
     ("RMSNorm: eps is -1.0, expected a finite number of at least 0.0", lambda: nn.RMSNorm(3, eps=-1)),

@@ -43,6 +43,8 @@ NETWORKS = {
     "same pools": lambda: nn.Sequential(nn.AvgPool2d(3, 2, "same"), conv(1, 1, 2), nn.SumPool2d(2, 1, "same_lower")),
     "nearest": lambda: nn.Sequential(nn.AvgPool2d(3), nn.Upsample(scale_factor=2), conv(1, 1, 2)),
     "bilinear 2": lambda: nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), conv(1, 1, 1)),
+    "bicubic 2": lambda: nn.Sequential(nn.Upsample(scale_factor=2, mode="bicubic"), conv(1, 1, 1)),
+    "bicubic 3": lambda: nn.Sequential(nn.Upsample(scale_factor=3, mode="bicubic"), conv(1, 1, 2)),
     "bilinear 3": lambda: nn.Sequential(nn.AvgPool2d(2), nn.Upsample(scale_factor=3, mode="bilinear"), conv(1, 1, 2)),
     "transposed": lambda: nn.Sequential(nn.AvgPool2d(2), up(1, 1, 4, 2, 1), conv(1, 1, 3), up(1, 1, (2, 3), 2)),
     "transposed, dense": lambda: nn.Sequential(conv(1, 1, 3, 2), up(1, 1, 5, 2, "same"), up(1, 1, 3)),

@@ -64,10 +64,10 @@ JOINED = {
     "a shortcut that is broadcast": (
         [conv("c", "b"), node("GlobalAveragePool", ["c"], ["g"]), conv("d"), node("Add", ["g", "d"], ["a"]),
          node("Relu", ["a"], ["y"])], ["Conv", "GlobalAveragePool", "FusedConv"]),
-    "hard swish": (hard_swish_written_out("x", "y"), ["HardSwish"]),
-    "hard swish by a factor": (hard_swish_written_out("x", "y", "Mul"), ["HardSwish"]),
+    "hard swish": (hard_swish_written_out("x", "y"), ["Chain"]),
+    "hard swish by a factor": (hard_swish_written_out("x", "y", "Mul"), ["Chain"]),
     "hard swish by its sigmoid": (
-        [node("HardSigmoid", ["x"], ["h"], alpha=1 / 6, beta=0.5), node("Mul", ["h", "x"], ["y"])], ["HardSwish"]),
+        [node("HardSigmoid", ["x"], ["h"], alpha=1 / 6, beta=0.5), node("Mul", ["h", "x"], ["y"])], ["Chain"]),
     "swish": ([node("Sigmoid", ["x"], ["g"]), node("Mul", ["x", "g"], ["y"])], ["Swish"]),
     "gelu": (
         [node("Div", ["x", "root"], ["d"]), node("Erf", ["d"], ["e"]), node("Add", ["e", "one"], ["a"]),
@@ -75,6 +75,10 @@ JOINED = {
     "gelu of another order": (
         [node("Div", ["x", "root"], ["d"]), node("Erf", ["d"], ["e"]), node("Add", ["one", "e"], ["a"]),
          node("Mul", ["half", "x"], ["p"]), node("Mul", ["p", "a"], ["y"])], ["Gelu"]),
+    "numbers in a chain": (
+        [node("Mul", ["x", "two"], ["a"]), node("Add", ["wide", "a"], ["k"]), node("HardSigmoid", ["k"], ["c"]),
+         node("HardSwish", ["c"], ["d"]), node("Sub", ["d", "half"], ["e"]), node("Div", ["e", "six"], ["y"])],
+        ["Chain"]),
     "identities": (
         [node("Identity", ["x"], ["i"]), node("Identity", ["i"], ["j"]), node("Neg", ["j"], ["y"])], ["Neg"]),
     "constants": (
@@ -95,6 +99,12 @@ KEPT = {
     "a gate of another value": (
         [node("Neg", ["x"], ["n"]), node("Sigmoid", ["n"], ["g"]), node("Mul", ["x", "g"], ["y"])],
         ["Neg", "Sigmoid", "Mul"]),
+    "a chain that another node uses": (
+        [node("Mul", ["x", "two"], ["a"]), node("Add", ["a", "three"], ["k"]), node("Add", ["a", "k"], ["y"])],
+        ["Mul", "Add", "Add"]),
+    "integers": (
+        [node("Cast", ["x"], ["i"], to=7), node("Mul", ["i", "five"], ["a"]), node("Add", ["a", "five"], ["y"])],
+        ["Cast", "Mul", "Add"]),
     "a sum of one value with itself": ([conv(), node("Add", ["c", "c"], ["y"])], ["Conv", "Add"]),
 }  # fmt: skip
 
@@ -102,7 +112,8 @@ KEPT = {
 def built(nodes: list[Any], outputs: tuple[str, ...] = ("y",)) -> Any:
     constants = {
         **CONV, **NORM, **NUMBERS, "u": array(3, 4, 2, 2), "channel": array(1, 4, 1, 1), "image": array(4, 1, 1),
-        "places": array(6, 5), "first": np.int64(0),
+        "places": array(6, 5), "first": np.int64(0), "five": np.int64(5),
+        "wide": np.full((1, 1, 1, 1, 1), 0.25, np.float32),
     }  # fmt: skip
     return model(nodes, IMAGES, outputs, constants)
 

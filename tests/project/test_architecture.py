@@ -129,9 +129,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.backends.backend_of", "gpucnn.backends.dtypes", "gpucnn.backends.normal", "gpucnn.functional",
         "gpucnn.geometry", "gpucnn.onnx", "numpy",
     },
-    "gpucnn.torch": {
-        "cupy", "gpucnn.backends.receive", "gpucnn.functional", "gpucnn.geometry", "gpucnn.torch", "torch",
-    },
+    "gpucnn.compat.thinc": {"gpucnn.backends.dtypes", "gpucnn.compat", "gpucnn.geometry", "numpy"},
+    "gpucnn.jax": {"gpucnn.backends.dtypes", "gpucnn.functional", "gpucnn.geometry", "gpucnn.jax", "jax", "numpy"},
+    "gpucnn.torch": {"cupy", "gpucnn.functional", "gpucnn.geometry", "gpucnn.torch", "torch"},
     "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.backends.receive", "gpucnn.data", "numpy"},
     "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "gpucnn.installing", "numpy", "sklearn"},
     "gpucnn.data.folders": {"gpucnn.data", "gpucnn.geometry", "gpucnn.installing", "numpy", "PIL"},

@@ -40,8 +40,6 @@ class CompiledReplays(Replays):
 
     def record(self, arrays: Sequence[Array], call: Callable[[], Any], out: Array | None) -> Recorded:
         """Run a call and record it; with `out`, whose overlap with others is checked each time, there is no replay."""
-        if out is not None:
-            return Recorded(call())
         if any(np.may_share_memory(*pair) for pair in combinations(arrays, 2)):  # a place in both would be ambiguous
             return Recorded(call(), is_final=False)
         recording = Recording(arrays)
@@ -111,7 +109,7 @@ class Recording:
         for each in results:
             number, distance = (0, 0) if each is None else self._place(each)
             answers.append(number)
-            if each is not None:
+            if each is not None:  # `out` is none of the new arrays
                 is_new = number >= self._first_new and distance == 0 and each.size == self._arrays[number].size
                 if not is_new or number in answers[:-1]:
                     return None

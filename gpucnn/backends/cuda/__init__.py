@@ -17,7 +17,7 @@ from gpucnn.backends.cuda.elementwise import bias_activation, elementwise, packi
 from gpucnn.backends.cuda.launch.plans import empty, is_addressable, zeros
 from gpucnn.backends.cuda.normalization import normalization
 from gpucnn.backends.cuda.pooling import pooling
-from gpucnn.backends.cuda.resampling import resampling
+from gpucnn.backends.cuda.resampling import grid_sampling, resampling
 from gpucnn.backends.cuda.unfolding import unfolding
 
 __all__ = ["CudaBackend", "Device", "Runtime"]
@@ -49,6 +49,7 @@ def _addressable(argument: Any) -> Any:
     convolution,
     direct,
     elementwise,
+    grid_sampling,
     linear,
     normalization,
     pooling,

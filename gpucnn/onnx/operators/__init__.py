@@ -4,6 +4,7 @@ import gpucnn.onnx.operators.activation
 import gpucnn.onnx.operators.control
 import gpucnn.onnx.operators.convolution
 import gpucnn.onnx.operators.creation
+import gpucnn.onnx.operators.deformable
 import gpucnn.onnx.operators.detection
 import gpucnn.onnx.operators.elementwise
 import gpucnn.onnx.operators.indexing

@@ -7,6 +7,7 @@ import numpy as np
 import gpucnn.functional as F
 from gpucnn.backends.dtypes import FLOATING
 from gpucnn.onnx.operators.arrays import axis_of, namespace
+from gpucnn.onnx.operators.chains import chain
 from gpucnn.onnx.operators.registry import OWN, Array, operator
 
 # --- Activations ------------------------------------------------------------------------------------------------------
@@ -74,27 +75,27 @@ def _exponential(x: Array, alpha: float, inner: float, outer: float) -> Array:
     return (xp.where(x > 0, x, below) * outer).astype(x.dtype, copy=False)
 
 
+FEW = 1 << 12  # elements of host memory, over which NumPy passes in a fraction of the time of an operation's checks
+
+
 @operator("Sigmoid")
 def sigmoid(x: Array) -> Array:
     """``1 / (1 + exp(-x))``."""
+    if isinstance(x, np.ndarray) and x.size < FEW and x.dtype == np.float32:
+        return 1 / (1 + np.exp(-x))
     return F.sigmoid(x)
 
 
 @operator("HardSigmoid")
 def hard_sigmoid(x: Array, *, alpha: float = 0.2, beta: float = 0.5) -> Array:
     """``alpha * x + beta`` within [0, 1]."""
-    y = x * x.dtype.type(alpha)
-    y += x.dtype.type(beta)
-    return namespace(x).clip(y, 0, 1, out=y)
+    return chain(x, steps=["hard_sigmoid"], numbers=[alpha, beta])
 
 
-@operator("HardSwish", domain=OWN)
 @operator("HardSwish")
 def hard_swish(x: Array) -> Array:
     """``x * hard_sigmoid(x)`` with alpha = 1/6 and beta = 1/2."""
-    y = hard_sigmoid(x, alpha=1 / 6, beta=0.5)
-    y *= x
-    return y
+    return chain(x, steps=["hard_swish"], numbers=[])
 
 
 @operator("Swish", domain=OWN)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from gpucnn.backends import backend_of
+from gpucnn.onnx.errors import ModelError
 
 Array = Any
+
+LARGEST = 2**40  # bytes; beyond it a shape is damaged
 
 
 def namespace(array: Array) -> Any:
@@ -49,3 +53,16 @@ def pairs(pads: Sequence[int]) -> list[tuple[int, int]]:
     if len(pads) != 2 * half:
         raise ValueError(f"pads have {len(pads)} values, expected two for each axis")
     return list(zip(pads[:half], pads[half:], strict=True))
+
+
+def checked(shape: list[int], dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """The shape of a new array.
+
+    Raises
+    ------
+    ModelError
+        A size is negative, or the array would be beyond any memory.
+    """
+    if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize > LARGEST:
+        raise ModelError(f"the shape is {shape}, expected sizes of at least 0 and at most {LARGEST} bytes")
+    return tuple(shape)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import numpy as np
 
-from gpucnn.onnx.operators.arrays import ints, namespace
+from gpucnn.onnx.operators.arrays import checked, ints, namespace
 from gpucnn.onnx.operators.registry import Anywhere, Array, Host, Tensor, operator, refuse
 from gpucnn.onnx.tensors import dtype_of
 
@@ -15,21 +14,6 @@ _LARGEST_OF_EIGHT_BITS = {
     "float8_e4m3fn": 448, "float8_e4m3fnuz": 240, "float8_e5m2": 57344, "float8_e5m2fnuz": 57344,
 }  # fmt: skip
 """What numbers beyond the range of a float of 8 bits become, unless `saturate` is 0: then NaN or infinite."""
-
-LARGEST = 2**40  # bytes; beyond it a shape is damaged
-
-
-def checked(shape: list[int], dtype: np.dtype[Any]) -> tuple[int, ...]:
-    """The shape of a new array.
-
-    Raises
-    ------
-    ModelError
-        A size is negative, or the array would be beyond any memory.
-    """
-    if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize > LARGEST:
-        raise refuse(f"the shape is {shape}, expected sizes of at least 0 and at most {LARGEST} bytes")
-    return tuple(shape)
 
 
 @operator("ConstantOfShape")

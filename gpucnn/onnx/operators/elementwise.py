@@ -181,7 +181,7 @@ def clipped(x: Array, low: Any, high: Any) -> Array:
     """Elements of at least `low` and at most `high`; None is no bound."""
     xp = namespace(x)
     if low is not None and high is not None:
-        return xp.minimum(xp.maximum(x, low), high).astype(x.dtype, copy=False)
+        return xp.clip(x, low, high).astype(x.dtype, copy=False)
     if low is None and high is None:
         return x
     return (xp.minimum(x, high) if low is None else xp.maximum(x, low)).astype(x.dtype, copy=False)

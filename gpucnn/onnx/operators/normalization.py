@@ -44,6 +44,13 @@ def _parameter(array: Array, dtype: Any) -> Array:
     return array if array.dtype in (dtype, accumulator(dtype)) else array.astype(accumulator(dtype))
 
 
+def _spread(array: Array, x: Array, shape: tuple[int, ...]) -> Array:
+    """A norm's parameter in the shape of the rows."""
+    array = _parameter(array, x.dtype)
+    xp = namespace(x)
+    return array if array.shape == shape else xp.ascontiguousarray(xp.broadcast_to(array, shape))
+
+
 @operator("BatchNormalization", 1)
 def batch_normalization_for_inference(
     x: Array,
@@ -111,11 +118,7 @@ def layer_normalization(
     stash = _stash(stash_type)
     axis = axis_of(axis, x.ndim)
     shape = tuple(x.shape[axis:])
-    xp = namespace(x)
-    weight, bias = (
-        None if array is None else xp.ascontiguousarray(xp.broadcast_to(_parameter(array, x.dtype), shape))
-        for array in (scale, b)
-    )
+    weight, bias = _spread(scale, x, shape), None if b is None else _spread(b, x, shape)
     if count == 1:
         return F.layer_norm(x, shape, weight, bias, epsilon)
     y, mean, rstd = F.layer_norm(x, shape, weight, bias, epsilon, return_statistics=True)
@@ -126,10 +129,9 @@ def layer_normalization(
 @operator("RMSNormalization")
 def rms_normalization(x: Array, scale: Array, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Array:
     """The axes from `axis` on, divided by the root of their mean square."""
-    axes = tuple(range(axis_of(axis, x.ndim), x.ndim))
-    wide = x.astype(_stash(stash_type), copy=False)
-    square = (wide * wide).mean(axis=axes, keepdims=True)
-    return (wide / namespace(x).sqrt(square + epsilon)).astype(x.dtype, copy=False) * scale
+    _stash(stash_type)
+    shape = tuple(x.shape[axis_of(axis, x.ndim) :])
+    return F.rms_norm(x, shape, _spread(scale, x, shape), epsilon)
 
 
 @operator("LRN")
@@ -137,16 +139,10 @@ def local_response_normalization(
     x: Array, *, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0, size: int
 ) -> Array:
     """Each value over a power of the sum of squares of the channels around it."""
-    xp, channels = namespace(x), x.shape[1]
-    below = (size - 1) // 2
-    wide = x.astype(accumulator(x.dtype), copy=False)
-    edges = [(0, 0)] * x.ndim
-    edges[1] = (below, size - 1 - below)
-    squares = xp.pad(wide * wide, edges)
-    total = xp.zeros_like(wide)
-    for first in range(size):
-        total += squares[:, first : first + channels]
-    return (wide / (bias + alpha / size * total) ** beta).astype(x.dtype, copy=False)
+    if size % 2:
+        return F.local_response_norm(x, size, alpha, beta, bias)
+    xp = namespace(x)  # of an even window ONNX has the longer part after a channel, and PyTorch before it
+    return xp.flip(F.local_response_norm(xp.flip(x, 1), size, alpha, beta, bias), 1)
 
 
 @operator("MeanVarianceNormalization")

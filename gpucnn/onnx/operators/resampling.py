@@ -125,3 +125,32 @@ def upsample(x: Array, scales: Host, *, mode: str = "nearest") -> Array:
 def upsample_by_attribute(x: Array, *, scales: list[float], mode: str = "nearest") -> Array:
     """As `upsample`."""
     return resize_of_old(x, np.array(scales, np.float32), mode=mode)
+
+
+# --- At the positions of a grid ---------------------------------------------------------------------------------------
+
+_SAMPLING = {
+    "linear": "bilinear",
+    "bilinear": "bilinear",
+    "cubic": "bicubic",
+    "bicubic": "bicubic",
+    "nearest": "nearest",
+}
+
+
+@operator("GridSample")
+def grid_sample(
+    x: Array, grid: Array, *, align_corners: int = 0, mode: str = "linear", padding_mode: str = "zeros"
+) -> Array:
+    """Images or volumes at given positions; version 16 has the modes under PyTorch's names."""
+    if mode not in _SAMPLING:
+        raise refuse(f"mode is {mode!r}, expected one of {', '.join(_SAMPLING)}")
+    if mode in ("cubic", "bicubic") and x.ndim > 4:
+        raise refuse(f"mode is {mode!r} for {x.ndim - 2}-d images, expected 2-d ones")
+    return F.grid_sample(x, grid.astype(x.dtype, copy=False), _SAMPLING[mode], padding_mode, bool(align_corners))
+
+
+@operator("AffineGrid")
+def affine_grid(theta: Array, size: Host, *, align_corners: int = 0) -> Array:
+    """The grid of an affine map."""
+    return F.affine_grid(theta, tuple(ints(size)), bool(align_corners))

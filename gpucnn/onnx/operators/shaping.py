@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn.onnx.operators.arrays import axes_of, axis_of, ints, namespace
+from gpucnn.onnx.operators.arrays import axes_of, axis_of, checked, ints, namespace
 from gpucnn.onnx.operators.registry import Anywhere, Array, Host, operator, refuse
 
 # --- The shape itself -------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def _sliced(x: Array, starts: list[int], ends: list[int], axes: list[int], steps
 
 # --- Padding ----------------------------------------------------------------------------------------------------------
 
-_MODES = {"constant": "constant", "edge": "replicate", "reflect": "reflect", "wrap": "circular"}
+_MODES = {"constant": "constant", "edge": "replicate", "reflect": "reflect", "wrap": "wrap"}
 
 
 @operator("Pad", 11)
@@ -200,21 +200,26 @@ def _padded(x: Array, pads: list[int], value: Any, axes: Any, mode: str) -> Arra
     edges = [(0, 0)] * x.ndim
     for at, axis in enumerate(axes):
         edges[axis] = (pads[at], pads[at + len(axes)])
-    if x.dtype.kind == "b" or mode == "wrap":
-        return _padded_by_library(x, edges, False if value is None else value.item(), mode)
-    flat = [end for edge in reversed(edges) for end in edge]
-    filling = None if mode != "constant" or value is None or not value.size else value.item()
-    if filling is not None and not np.isfinite(filling):
-        return _padded_by_library(x, edges, filling, mode)
-    return F.pad(x, flat, _MODES[mode], filling)
-
-
-def _padded_by_library(x: Array, edges: list[tuple[int, int]], value: Any, mode: str) -> Array:
-    kept = x[tuple(slice(max(-low, 0), size - max(-high, 0)) for size, (low, high) in zip(x.shape, edges, strict=True))]
-    grown = [(max(low, 0), max(high, 0)) for low, high in edges]
     if mode == "constant":
-        return namespace(x).pad(kept, grown, constant_values=value)
-    return namespace(x).pad(kept, grown, mode=mode)
+        return _filled(x, edges, 0 if value is None or not value.size else value.item())
+    if x.dtype.kind in "bOV" or mode == "wrap":  # gpucnn's mode goes round once at most
+        return namespace(x).pad(_cropped(x, edges), [(max(low, 0), max(high, 0)) for low, high in edges], mode=mode)
+    return F.pad(x, tuple(end for edge in reversed(edges) for end in edge), _MODES[mode])
+
+
+def _cropped(x: Array, edges: list[tuple[int, int]]) -> Array:
+    """What negative pads leave."""
+    return x[tuple(slice(max(-low, 0), size + min(high, 0)) for size, (low, high) in zip(x.shape, edges, strict=True))]
+
+
+def _filled(x: Array, edges: list[tuple[int, int]], value: Any) -> Array:
+    """X in an array of one value, in its memory order."""
+    kept = _cropped(x, edges)
+    shape = [size + low + high for size, (low, high) in zip(x.shape, edges, strict=True)]
+    y = namespace(x).empty_like(x, shape=checked(shape, x.dtype))
+    y[...] = value
+    y[tuple(slice(max(low, 0), max(low, 0) + size) for size, (low, _) in zip(kept.shape, edges, strict=True))] = kept
+    return y
 
 
 # --- Blocks -----------------------------------------------------------------------------------------------------------

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.onnx.operators.arrays import axis_of, ints, namespace
-from gpucnn.onnx.operators.creation import checked
+from gpucnn.onnx.operators.arrays import axis_of, checked, ints, namespace
 from gpucnn.onnx.operators.registry import Array, Host, operator, refuse
 from gpucnn.onnx.tensors import dtype_of
 

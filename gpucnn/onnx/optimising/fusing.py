@@ -15,7 +15,7 @@ from gpucnn.onnx.optimising.links import Links
 
 Array = Any
 
-MOST = 20_000  # nodes; each exchange passes over all of them
+MOST = 10_000  # nodes; each exchange passes over all of them
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _WIDE = (np.float32, np.float64)  # dtypes in which a product of constants loses nothing that counts
 
@@ -28,7 +28,7 @@ def fuse(graph: Graph) -> None:
     if len(graph.nodes) > MOST:
         return
     links = Links(graph)
-    for rule in (_without_identity, _hard_swish, _swish, _gelu, _into_filters, _with_shortcut, _activated):
+    for rule in (_without_identity, _hard_swish, _swish, _gelu, _into_filters, _with_shortcut, _activated, _chained):
         _everywhere(links, rule)
 
 
@@ -85,7 +85,7 @@ def _hard_swish_of_sigmoid(links: Links, node: Node) -> bool:
         if gate is None or gate.inputs[0] != _other(node, name) or links.only_user(gate) is not node:
             continue
         if abs(gate.attributes.get("alpha", 0.2) - 1 / 6) < 1e-6 and gate.attributes.get("beta", 0.5) == 0.5:
-            links.exchange([gate, node], _made("HardSwish", node, [gate.inputs[0]]))
+            links.exchange([gate, node], _chain(node, gate.inputs[0], ["hard_swish"], []))
             return True
     return False
 
@@ -105,7 +105,7 @@ def _hard_swish_written_out(links: Links, node: Node) -> bool:
         if shifted is None or links.only_user(shifted) is not gate or x not in shifted.inputs:
             continue
         if links.number(_other(shifted, x)) == 3:
-            links.exchange([shifted, gate, product, node], _made("HardSwish", node, [x]))
+            links.exchange([shifted, gate, product, node], _chain(node, x, ["hard_swish"], []))
             return True
     return False
 
@@ -154,6 +154,12 @@ def _products(links: Links, node: Node) -> list[tuple[list[str], list[Node]]]:
         if first is not None:
             found.append(([*first.inputs, _other(node, name)], [first, node]))
     return found
+
+
+def _chain(last: Node, x: str, steps: list[str], numbers: list[float], rank: int = 0) -> Node:
+    """The steps as a node that gives what `last` gave."""
+    attributes = {"steps": steps, "numbers": numbers, "rank": rank}
+    return Node("Chain", OWN, 1, last.name, [x], last.outputs, attributes)
 
 
 def _made(op: str, last: Node, inputs: list[str]) -> Node:
@@ -270,3 +276,47 @@ def _activated(links: Links, node: Node) -> bool:
 
 def _activating(conv: Node, last: Node, inputs: list[str], activation: dict[str, Any]) -> Node:
     return Node("FusedConv", OWN, 1, conv.name, inputs, last.outputs, {**conv.attributes, **activation})
+
+
+# --- Elementwise operations with numbers ------------------------------------------------------------------------------
+
+_WITH_NUMBER = {"Add": "add", "Mul": "mul", "Sub": "add", "Div": "div"}
+
+
+def _chained(links: Links, node: Node) -> bool:
+    """Elementwise operations with numbers, the one on the result of the other alone."""
+    second = _as_chain(links, node)
+    if second is None:
+        return False
+    before = links.made.get(second.inputs[0])
+    first = None if before is None or len(before.outputs) != 1 else _as_chain(links, before)
+    if before is None or first is None or links.only_user(before) is not node:
+        return False
+    steps, numbers = (first.attributes[name] + second.attributes[name] for name in ("steps", "numbers"))
+    rank = max(first.attributes["rank"], second.attributes["rank"])
+    links.exchange([before, node], _chain(node, first.inputs[0], steps, numbers, rank))
+    return True
+
+
+def _as_chain(links: Links, node: Node) -> Node | None:
+    """A node as a chain of one step; a chain is its own."""
+    if node.op == "Chain" and node.domain == OWN:
+        return node
+    if node.domain or not node.inputs:
+        return None
+    x = node.inputs[0]
+    if node.op == "HardSwish":
+        return _chain(node, x, ["hard_swish"], [])
+    if node.op == "HardSigmoid":
+        return _chain(node, x, ["hard_sigmoid"], [node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)])
+    if node.op not in _WITH_NUMBER or node.attributes or len(node.inputs) != 2:
+        return None
+    if node.op in ("Add", "Mul") and links.constant(x) is not None:
+        x = node.inputs[1]
+    array = links.constant(_other(node, x))
+    if array is None or array.size != 1 or array.dtype.kind != "f" or node.inputs[0] == node.inputs[1]:
+        return None
+    if node.op in ("Sub", "Div") and x != node.inputs[0]:
+        return None
+    number = float(array.ravel()[0])
+    return _chain(node, x, [_WITH_NUMBER[node.op]], [-number if node.op == "Sub" else number], array.ndim)
