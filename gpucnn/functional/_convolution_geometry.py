@@ -1,4 +1,4 @@
-"""The geometry of convolutions and transposed ones, from the shapes of their arrays."""
+"""The geometry of convolutions, transposed ones and locally connected layers, from the shapes of their arrays."""
 
 from __future__ import annotations
 
@@ -69,3 +69,29 @@ def transposed_geometry(
         raise wrong_channels(op, "input", input_shape, rank, wanted)
     channels = Channels(outputs * parts, inputs, parts)
     return conv_transpose_geometry(op, tuple(space), channels, tuple(kernel), stride, padding, output_padding, dilation)
+
+
+@remembered
+def local_geometry(
+    op: str,
+    rank: int,
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: Size,
+    padding: Padding,
+    dilation: Size,
+) -> ConvGeometry:
+    """The geometry of a locally connected layer between arrays of these shapes."""
+    _, inputs, *space = image_shape(op, "input", input_shape, rank)
+    layout = f"OC, {axis_names('O', rank)}, C, {axis_names('K', rank)}"
+    expect_filters(op, "weight", weight_shape, layout)
+    depth, kernel = weight_shape[rank + 1], weight_shape[rank + 2 :]
+    if depth != inputs:
+        wanted = f"C = {depth}, for weight ({layout}) has shape {weight_shape}"
+        raise wrong_channels(op, "input", input_shape, rank, wanted)
+    channels = Channels(inputs, weight_shape[0])
+    geometry = conv_geometry(op, tuple(space), channels, kernel, stride, padding, dilation)
+    positions = geometry.output_size[3 - rank :]
+    if weight_shape[1 : rank + 1] != positions:
+        raise ValueError(f"{op}: weight has filters for {weight_shape[1 : rank + 1]} outputs, expected {positions}")
+    return geometry

@@ -10,17 +10,13 @@ from gpucnn.functional._call import (
     Needs,
     ProductCall,
     convolved_shape,
-    expect_filters,
-    image_shape,
     lifted,
     lowered,
     needed,
-    wrong_channels,
 )
-from gpucnn.functional._family import axis_names, replayed_family
+from gpucnn.functional._convolution_geometry import local_geometry
+from gpucnn.functional._family import replayed_family
 from gpucnn.geometry import ConvGeometry, Padding, Size
-from gpucnn.geometry.arguments import remembered
-from gpucnn.geometry.geometries import Channels, conv_geometry
 
 __all__ = [
     "locally_connected1d", "locally_connected1d_backward", "locally_connected2d", "locally_connected2d_backward",
@@ -165,32 +161,6 @@ locally_connected1d, locally_connected2d, locally_connected3d = replayed_family(
 locally_connected1d_backward, locally_connected2d_backward, locally_connected3d_backward = replayed_family(
     locally_connected_nd_backward
 )
-
-
-@remembered
-def local_geometry(
-    op: str,
-    rank: int,
-    input_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    stride: Size,
-    padding: Padding,
-    dilation: Size,
-) -> ConvGeometry:
-    """The geometry of a locally connected layer between arrays of these shapes."""
-    _, inputs, *space = image_shape(op, "input", input_shape, rank)
-    layout = f"OC, {axis_names('O', rank)}, C, {axis_names('K', rank)}"
-    expect_filters(op, "weight", weight_shape, layout)
-    depth, kernel = weight_shape[rank + 1], weight_shape[rank + 2 :]
-    if depth != inputs:
-        wanted = f"C = {depth}, for weight ({layout}) has shape {weight_shape}"
-        raise wrong_channels(op, "input", input_shape, rank, wanted)
-    channels = Channels(inputs, weight_shape[0])
-    geometry = conv_geometry(op, tuple(space), channels, kernel, stride, padding, dilation)
-    positions = geometry.output_size[3 - rank :]
-    if weight_shape[1 : rank + 1] != positions:
-        raise ValueError(f"{op}: weight has filters for {weight_shape[1 : rank + 1]} outputs, expected {positions}")
-    return geometry
 
 
 def _lifted_local(w: Array, geometry: ConvGeometry) -> Array:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gpucnn.functional._call import convolved_shape, transposed_shape
-from gpucnn.functional._convolution_geometry import geometry_of, transposed_geometry
+from gpucnn.functional._convolution_geometry import geometry_of, local_geometry, transposed_geometry
 from gpucnn.functional._family import family
-from gpucnn.functional.locally_connected import local_geometry
 from gpucnn.jax._images import batched, unbatched
 from gpucnn.jax._operations import frozen, product
 
