@@ -139,7 +139,7 @@ def _models() -> Iterator[bytes]:
             yield Path(folder, "model.onnx").read_bytes()
     for nodes in _SCRIPTS:
         yield _script(nodes)
-    yield _with_functions(3)
+    yield with_functions(3)
     folder = Path(onnx.__file__).parent / "backend" / "test" / "data"
     stored = sorted(folder.glob("*/*/model.onnx"), key=lambda path: (path.stat().st_size, path.name))
     for path in stored[:60]:
@@ -186,7 +186,7 @@ def _script(source: str) -> bytes:
     from onnx import helper
 
     if source.startswith("y = Loop"):
-        return _loop(5)
+        return turning(5)
     nodes, weights = [], []
     for line in source.split("; "):
         outputs, _, call = line.partition(" = ")
@@ -200,7 +200,7 @@ def _script(source: str) -> bytes:
     return _model(nodes, weights)
 
 
-def _loop(turns: int) -> bytes:
+def turning(turns: int) -> bytes:
     """Twice x, so many times."""
     from onnx import TensorProto, helper
 
@@ -215,7 +215,7 @@ def _loop(turns: int) -> bytes:
     return _model([helper.make_node("Loop", ["turns", "yes", "x"], ["y"], body=body)], weights)
 
 
-def _with_functions(depth: int, calls: int = 2) -> bytes:
+def with_functions(depth: int, calls: int = 2) -> bytes:
     """A function that calls another twice, and so on, to the depth: 2 ** depth nodes where each is put in its place."""
     from onnx import helper
 
@@ -264,14 +264,14 @@ def bombs() -> list[bytes]:
         _model([node("EyeLike", ["t"], ["y"]), node("Expand", ["one", "shape"], ["t"])][::-1], [*huge, one]),
         _model([node("Einsum", ["x", "x", "x", "x"], ["y"], equation="ab,cd,ef,gh->abcdefgh")]),
         _model([node("Reshape", ["x", "shape"], ["y"])], huge),
-        _loop(2**62),
+        turning(2**62),
         _model(circle),
         _model([node("Add", ["y", "x"], ["y"])]),
         _model([node("F0", ["x"], ["y"], domain="own")], (), [recursive]),
-        _with_functions(40),
-        _with_functions(12, 12),
+        with_functions(40),
+        with_functions(12, 12),
         *(_nested(depth) for depth in (10, 40, 400, 4000)),
-        *(_elsewhere(place) for place in _PLACES),
+        *(with_data_at(place) for place in _PLACES),
         *(_filled(dims) for dims in ([2**31, 2**31], [-1], [2**62] * 64, [0] * 65, [10**9])),
         _model([node("NonMaxSuppression", ["x", "x", "n"], ["y"])], [_numbers("n", 2**62)]),
         _model([node("Relu", ["x"], [f"r{at}"]) for at in range(100_000)] + [node("Identity", ["r7"], ["y"])]),
@@ -304,7 +304,7 @@ def _varint(value: int) -> bytes:
     return data + bytes([value])
 
 
-def _elsewhere(place: str) -> bytes:
+def with_data_at(place: str) -> bytes:
     """A model whose weights are in another file."""
     from onnx import TensorProto, helper
 

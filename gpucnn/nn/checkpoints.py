@@ -233,7 +233,10 @@ def load_checkpoint(path: File) -> dict[str, Any]:
     arrays, metadata = _read("load_checkpoint", path)
     if CHECKPOINT not in metadata:
         raise ValueError(f"load_checkpoint: {os.fspath(path)} holds weights, expected a file of save_checkpoint")
-    state = _with_arrays(json.loads(metadata[CHECKPOINT]), arrays)
+    try:
+        state = _with_arrays(json.loads(metadata[CHECKPOINT]), arrays)
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise ValueError(f"load_checkpoint: {os.fspath(path)} holds a damaged checkpoint: {error!r}") from None
     if not isinstance(state, dict):
         raise ValueError(f"load_checkpoint: {os.fspath(path)} holds a {type(state).__name__}, expected a dict")
     return state

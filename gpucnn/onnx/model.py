@@ -51,7 +51,12 @@ def load(source: Any, *, optimize: bool = True) -> Model:
     """
     graph, description = read(source)
     if optimize:
-        rewrite(graph)
+        try:
+            rewrite(graph)
+        except Exception as error:  # of whatever a damaged graph provokes: a model is not trusted
+            raise ModelError(
+                f"{description.source}: cannot be optimised, which optimize=False omits: {error}"
+            ) from error
     return Model(graph, description)
 
 

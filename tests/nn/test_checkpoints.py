@@ -253,6 +253,14 @@ def test_foreign_files_say_so(tmp_path: Path) -> None:
             nn.load_checkpoint,
         ),
         (safetensors.save({}), "…foreign holds weights, expected a file of save_checkpoint…", nn.load_checkpoint),
+        *(
+            (
+                safetensors.save({}, {"gpucnn_checkpoint": text}),
+                "…foreign holds a damaged checkpoint: …",
+                nn.load_checkpoint,
+            )
+            for text in ("{", '{"a": {"$array": "x"}}', '{"$dict": [1]}', '{"$dict": [[[], 2]]}', "[" * 10**5)
+        ),
     ):
         path.write_bytes(content)
         refused(ValueError, (message, lambda load=load: load(path)))

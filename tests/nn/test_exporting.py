@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from layer_cases import CONFIGS, EVERY, Case, randomised
 
 from gpucnn import nn
 from gpucnn.nn import models
-from gpucnn.onnx import export, load
+from gpucnn.onnx import export, exporting, load
 from gpucnn.onnx._rules import RULES
 
 pytest.importorskip("onnx.checker", reason="onnx is not installed")  # of a folder named onnx there is no checker
@@ -314,3 +315,9 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ModuleNotFoundError, match=r"^to_onnx: onnx is not installed: pip install .*\[onnx\]"):
         nn.ReLU().to_onnx(tmp_path / "model.onnx", (3, 4, 4))
+
+
+def test_the_example_of_the_docstring() -> None:
+    found = doctest.testmod(exporting)
+    assert found.attempted > 0
+    assert found.failed == 0

@@ -183,8 +183,9 @@ def _into_filters(links: Links, node: Node) -> bool:
     if b is None and len(node.inputs) > 2 and node.inputs[2]:
         return False
     axis = 1 if node.op == "ConvTranspose" else 0
-    change = _change(links, after, node.outputs[0], w.shape[axis], w.ndim)
-    if change is None:
+    channels = (w.shape[axis],)
+    change = _change(links, after, node.outputs[0], *channels, w.ndim)
+    if change is None or any(array.shape != channels for array in (*change, *([] if b is None else [b]))):
         return False
     scale, shift = change
     along = [1] * w.ndim
