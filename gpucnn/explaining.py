@@ -34,6 +34,7 @@ Shape = tuple[int, ...]
 
 _DIRECTIONS = {  # of the operations that have several algorithms; names are without their rank
     "conv": "forward",
+    "conv_activation": "forward",
     "conv_input": "backward_input",
     "conv_weight": "backward_weight",
     "conv_transpose": "backward_input",

@@ -13,6 +13,7 @@ from functools import cached_property
 from math import ceil, floor, gcd, lcm
 from typing import Any, NamedTuple
 
+from gpucnn.geometry.arguments import boolean, integer, number
 from gpucnn.geometry.caches import kept
 
 
@@ -329,8 +330,8 @@ def resize_axis(
 
     Raises
     ------
-    ValueError
-        There is no such mode, or the region ends before it starts.
+    TypeError, ValueError
+        A number is none, or out of range; there is no such mode; the region ends before it starts.
 
     References
     ----------
@@ -342,7 +343,15 @@ def resize_axis(
     >>> axis.scale, axis.first, axis.inside
     (Fraction(1, 2), Fraction(-1, 4), range(1, 7))
     """
-    step = Fraction(size, out) if scale is None else 1 / Fraction(scale)
+    op = "resize_axis"
+    size, out = (integer(op, name, value, 1) for name, value in (("size", size), ("out", out)))
+    exclude_outside, antialias = boolean(op, "exclude_outside", exclude_outside), boolean(op, "antialias", antialias)
+    cubic_coeff_a = number(op, "cubic_coeff_a", cubic_coeff_a)
+    if scale is not None and not isinstance(scale, Fraction):
+        scale = Fraction(number(op, "scale", scale, least=0.0))
+    if scale is not None and scale <= 0:
+        raise ValueError(f"{op}: scale is {scale}, expected a positive number")
+    step = Fraction(size, out) if scale is None else 1 / scale
     length = size / step  # the outputs, before their number is rounded
     stretch = max(float(step), 1.0) if antialias else 1.0
     first = Fraction(0)
@@ -355,7 +364,7 @@ def resize_axis(
     elif coordinate_transformation_mode == "align_corners":
         step = (size - 1) / (length - 1) if length > 1 else Fraction(0)
     elif coordinate_transformation_mode == "tf_crop_and_resize":
-        first, last = (Fraction(edge) * (size - 1) for edge in roi)
+        first, last = (Fraction(number(op, "roi", edge)) * (size - 1) for edge in roi)
         if last < first:
             raise ValueError(f"resize_axis: roi is {roi}, expected an end that is not before the start")
         step, first = ((last - first) / (length - 1), first) if length > 1 else (Fraction(0), (first + last) / 2)

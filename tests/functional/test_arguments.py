@@ -158,6 +158,9 @@ GEOMETRY: dict[str, dict[str, Any]] = {
     },
     "Window": {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2},
     "TransposedWindow": {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2},
+    "resize_axis": {
+        "size": 9, "out": 4, "scale": 0.5, "cubic_coeff_a": -0.5, "exclude_outside": True, "antialias": True,
+    },
 }  # fmt: skip
 
 

@@ -111,7 +111,18 @@ def test_what_pytorch_refuses_of_one_argument_is_refused(torch: Any, name: str) 
 
 
 WORDS = {
-    "mode": "nearest nearest-exact linear bilinear bicubic area constant reflect replicate circular".split(),
+    "mode": [
+        "nearest",
+        "nearest-exact",
+        "linear",
+        "bilinear",
+        "bicubic",
+        "area",
+        "constant",
+        "reflect",
+        "replicate",
+        "circular",
+    ],
     "reduction": ["mean", "sum", "none", "max"],
 }
 
