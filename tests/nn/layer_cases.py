@@ -145,7 +145,7 @@ CONFIGS = [
     of("Upsample", (2, 3, 4, 3, 2), scale_factor=1.5),
     of("Upsample", (2, 3, 4, 3), None, 1.4, "bicubic", False, True),
     of("Upsample", (2, 3, 4, 3), scale_factor=1.4, mode="bicubic"),
-    of("Upsample", (2, 3, 4), 7, mode="cubic", align_corners=True),
+    of("Upsample", (2, 3, 4, 5), 7, mode="bicubic", align_corners=True),
     of("Upsample", (2, 3, 4, 3, 2), scale_factor=2, mode="trilinear"),
     of("BatchNorm1d", (5, 3), 3),
     of("BatchNorm1d", (4, 3, 5), 3, eps=1e-3, momentum=0.7, affine=False),
