@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,21 @@ def axis_of(drawn: dict[str, Any]) -> InterpolationAxis:
         "coefficient": "cubic_coeff_a",
     }
     return resize_axis(**{names.get(key, key): value for key, value in drawn.items()})
+
+
+@pytest.mark.table(len(COORDINATES))
+@pytest.mark.parametrize("coordinates", COORDINATES)
+def test_positions_are_those_of_the_formulas(coordinates: str) -> None:
+    roi = Fraction(1, 4), Fraction(9, 8)
+    for size, scale in product(range(1, 9), (None, Fraction(1, 3), Fraction(3, 5), Fraction(1), Fraction(7, 4))):
+        out = 5 if scale is None else int(size * scale)
+        if out:
+            axis = resize_axis(
+                size, out, scale, mode="linear", coordinate_transformation_mode=coordinates, roi=tuple(map(float, roi))
+            )
+            factor = Fraction(out, size) if scale is None else scale
+            expected = [resize_position(o, size, out, factor, coordinates, roi) for o in range(out)]
+            assert [axis.first + o * axis.scale for o in range(out)] == expected
 
 
 @examples(400)
