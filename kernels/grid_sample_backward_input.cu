@@ -2,8 +2,9 @@
 // samples o, that are the input i
 //
 // Source       the adjoint of grid_sample, as a gather: grid_sample_backward_keys writes for each tap, which is the
-//              entry o * taps + t, the key input * entries + entry; the keys are sorted; grid_sample_backward_input
-//              finds those of its input
+//              entry o * taps + t, the key (n * (inputs + 1) + i) * entries + entry, with an input more for taps that
+//              are not read; the keys are sorted, which leaves each image's together; grid_sample_backward_input finds
+//              those of its input
 // Reads        grad_y [N, C, OD, OH, OW], grid [N, OD, OH, OW, rank]; any strides
 // Writes       keys [N, entries], weights [N, entries]; z [N, C, D, H, W]
 // Mapping      keys: one thread per sample. Sums: one thread per input and CHANNELS channels: see Share in
@@ -11,7 +12,8 @@
 // Bytes        keys and weights once, and the sort's passes; then both and grad_y, by gathers, once per CHANNELS
 //              channels
 // Determinism  one thread adds the entries of an input in order; keys are all different, so any sort gives one order
-// Limits       entries * (D * H * W + 1) below 2^63; an input that many samples read takes as many steps of one thread
+// Limits       N * entries * (D * H * W + 1) below 2^63; an input that many samples read takes as many steps of one
+//              thread
 #include "common.cuh"
 #include "params.cuh"
 #include "grid_sample.cuh"
@@ -41,7 +43,7 @@ grid_sample_backward_keys(const scalar_t* __restrict__ grid,  // [N, OD, OH, OW,
       for (int w = 0; w < TAPS; ++w, ++t) {
         const acc_t weight = taps.d.weight[d] * taps.h.weight[h] * taps.w.weight[w];
         const key_t input = (static_cast<key_t>(taps.d.at[d]) * p.h + taps.h.at[h]) * p.w + taps.w.at[w];
-        keys[i * each + t] = (weight == 0 ? none : input) * entries + o * each + t;
+        keys[i * each + t] = (n * (none + 1) + (weight == 0 ? none : input)) * entries + o * each + t;
         weights[i * each + t] = weight;
       }
     }
@@ -77,7 +79,7 @@ grid_sample_backward_input(const scalar_t* __restrict__ grad_y,  // [N, C, OD, O
   weights += own.n * entries;
 
   acc_t sums[CHANNELS] = {};
-  const key_t first = static_cast<key_t>(own.at) * entries;
+  const key_t first = (own.n * (static_cast<key_t>(inputs) + 1) + own.at) * entries;
   for (index_t at = keys_below(keys, entries, first); at < entries && keys[at] < first + entries; ++at) {
     const index_t entry = static_cast<index_t>(keys[at] - first);
     const acc_t weight = weights[entry];

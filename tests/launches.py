@@ -122,6 +122,11 @@ def launches_of_calls(dtype: str, specialises: bool, wide: bool) -> tuple[Launch
         with contextlib.suppress(TypeError):  # by another kernel, for a tile does not fit
             x, grad = np.zeros((1, 1, 3), dtype), np.zeros((1, 1, 9000), dtype)
             F.interpolate_backward(grad, x, 9000, mode="linear", align_corners=False)
+        x, grid = np.zeros((1, 1, 2, 2), dtype), np.zeros((1, 1, 1, 2), dtype)
+        for mode in ("nearest", "bicubic"):  # of other numbers of taps
+            with contextlib.suppress(TypeError):
+                F.grid_sample(x, grid, mode)
+                F.grid_sample_backward(x[..., :1, :1], x, grid, mode)
     return tuple(recorder.launches.values())
 
 

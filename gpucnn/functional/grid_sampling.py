@@ -117,9 +117,10 @@ def grid_sample_backward(
     Notes
     -----
     The gradient with respect to `input` repeats bit for bit: on a GPU the weights of all samples are sorted by the
-    value that they are of, and each value adds its own in their order. That costs 24 bytes of workspace a weight, of
-    which a sample has 1, 4 or 16 in images and 1 or 8 in volumes, and a sort of 64-bit integers, whatever the number of
-    channels. The gradient with respect to `grid` is 0 for ``"nearest"`` and for positions that are held at the border.
+    value that they are of, and each value adds its own in their order. That costs a sort of 64-bit integers, one for
+    each weight, whatever the number of channels, and 20 bytes of workspace a weight (24 in float64) in addition to the
+    sort's own: a sample has 1, 4 or 16 weights in images, and 1 or 8 in volumes. The gradient with respect to `grid` is
+    0 for ``"nearest"`` and for positions that are held at the border.
 
     Examples
     --------

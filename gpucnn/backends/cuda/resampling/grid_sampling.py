@@ -49,12 +49,12 @@ def grid_sample_backward(
     if grad_grid is not None:
         arrays = given | {"z": grad_grid}
         launch(runtime, BACKWARD_GRID, x.dtype, arrays, _backward_grid_work, geometry=geometry)
-    if grad_x is not None:
-        shape = (len(x), prod(geometry.output_size) * geometry.taps**geometry.rank)
+    if grad_x is not None and grad_x.size:
+        shape = (len(x) * prod(geometry.output_size) * geometry.taps**geometry.rank,)  # for a radix sort
         keys, weights = empty(runtime, shape, np.int64), empty(runtime, shape, accumulator(x.dtype))
         arrays = {"grid": grid, "keys": keys, "weights": weights}
         launch(runtime, BACKWARD_KEYS, x.dtype, arrays, _keys_work, geometry=geometry)
-        arrays = {"grad_y": grad_y, "keys": runtime.xp.sort(keys, axis=-1), "weights": weights, "z": grad_x}
+        arrays = {"grad_y": grad_y, "keys": runtime.xp.sort(keys), "weights": weights, "z": grad_x}
         launch(runtime, BACKWARD_INPUT, x.dtype, arrays, _backward_input_work, geometry=geometry)
 
 
