@@ -168,6 +168,8 @@ def test_vmap_in_vmap(jax: Any, ours: Any) -> None:
     found = jax.vmap(jax.vmap(ours.conv1d), (0, None))(x, w)
     separate = np.stack([np.stack([F.conv1d(x[i, j], w[j]) for j in range(3)]) for i in range(2)])
     np.testing.assert_allclose(found, separate, rtol=1e-5)
+    found = jax.vmap(jax.vmap(lambda x: ours.conv1d(x, w[0])))(x)
+    np.testing.assert_allclose(found, F.conv1d(x.reshape(6, 2, 5), w[0]).reshape(2, 3, 1, 2, 4), rtol=1e-5)
 
 
 def test_images_without_elements(jax: Any, ours: Any) -> None:

@@ -147,11 +147,13 @@ def test_images_without_elements(torch: Any, ours: Any) -> None:
 
 def test_a_window_of_nothing_but_padding_has_no_gradient(torch: Any, ours: Any) -> None:
     x = torch.randn(1, 1, 2, dtype=torch.float64, requires_grad=True)
-    y, indices = ours.max_pool1d(x, 2, 3, ((0, 1),), ceil_mode=True, dilation=1, return_indices=True)
-    assert indices.tolist() == [[[int(x.argmax())]]]
-    y, indices = ours.max_pool1d(x, 3, 4, ((2, 2),), dilation=2, return_indices=True)
-    (grad,) = torch.autograd.grad(y.sum(), x)
-    assert (grad.sum() == (indices >= 0).sum()).all()
+    window = {"kernel_size": 2, "stride": 1, "padding": ((1, 2),), "dilation": 3}  # taps at -1 and 2, then 0 and 3
+    y, indices = ours.max_pool1d(x, **window, return_indices=True)
+    assert indices.tolist() == [[[-1, 0]]]
+    upstream = torch.ones_like(y).requires_grad_()
+    (grad,) = torch.autograd.grad(y, x, upstream, create_graph=True)
+    assert grad.tolist() == [[[1, 0]]]
+    assert torch.autograd.grad(grad.sum(), upstream)[0].tolist() == [[[0, 1]]]
 
 
 # --- What PyTorch does with functions ------------------------------------------------------------------------------
