@@ -53,10 +53,12 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 conv_forward(const scalar_t* __restrict__ x,       // [N, C, D, H, W]
              const scalar_t* __restrict__ w,       // [OC, C / G, KD, KH, KW]
              const BIAS* __restrict__ bias,        // [OC] or null
-             const int* __restrict__ not_finite,  // [1] or null
+             const int* __restrict__ not_finite,   // [1] or null
              scalar_t* __restrict__ y,             // [N, OC, OD, OH, OW]
              const ConvParams p) {
   if (LEAVES_FINITE && *not_finite == 0) return;
   const index_t count = p.n * p.oc * p.od * p.oh * p.ow;
-  for (index_t i = thread_index(); i < count; i += LEAVES_FINITE ? grid_threads() : count) convolve(x, w, bias, y, i, p);
+  for (index_t i = thread_index(); i < count; i += LEAVES_FINITE ? grid_threads() : count) {
+    convolve(x, w, bias, y, i, p);
+  }
 }

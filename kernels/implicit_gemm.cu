@@ -352,12 +352,12 @@ __device__ __forceinline__ void write_pass(scalar_t* y, const scalar_t* residual
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 256 / THREADS)
-implicit_gemm(const scalar_t* __restrict__ x,     // [N, G, C, D, H, W]
-              const scalar_t* __restrict__ w,     // [G * rows, KD, KH, KW, C]
-              const BIAS* __restrict__ bias,      // [G * rows] or null
-              const scalar_t* __restrict__ residual,  // as y, or null
+implicit_gemm(const scalar_t* __restrict__ x,         // [N, G, C, D, H, W]
+              const scalar_t* __restrict__ w,         // [G * rows, KD, KH, KW, C]
+              const BIAS* __restrict__ bias,          // [G * rows] or null
+              const scalar_t* __restrict__ residual,  // [N, G * rows, OD, OH, OW] or null
               int* __restrict__ not_finite,           // [1] or null
-              scalar_t* __restrict__ y,           // [N, G * rows, OD, OH, OW]
+              scalar_t* __restrict__ y,               // [N, G * rows, OD, OH, OW]
               const ImplicitGemmParams p) {
   __shared__ uint4 shared[STAGES * STAGE_BYTES / 16];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;

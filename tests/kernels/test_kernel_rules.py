@@ -34,7 +34,7 @@ def kernels_in(text: str) -> list[tuple[str, str]]:
 def test_there_are_kernels() -> None:
     ((name, parameters),) = kernels_in(KERNELS["conv_forward"])
     assert name == "conv_forward"
-    assert parameters.count("\n") == 4
+    assert parameters.count("\n") == 5
     assert SEVERAL.keys() <= KERNELS.keys()
 
 
