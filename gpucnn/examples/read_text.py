@@ -257,9 +257,15 @@ def draw(picture: Any, lines: Sequence[Line]) -> Any:
     for number, line in enumerate(lines, 1):
         pen.polygon([tuple(corner) for corner in line.corners.tolist()], outline="#d02020", width=max(1, size // 8))
         x, y = line.corners[0]
-        label = pen.textbbox((max(0, x), max(0, y - size)), str(number), font_size=size)
-        pen.rectangle(label, fill="#d02020")
-        pen.text(label[:2], str(number), fill="white", font_size=size, anchor="lt")
+        place: dict[str, Any] = {
+            "xy": (max(0, x), max(size, y)),
+            "text": str(number),
+            "font_size": size,
+            "anchor": "lb",
+        }
+        left, top, right, bottom = pen.textbbox(**place)
+        pen.rectangle((left - 1, top - 1, right + 1, bottom), fill="#d02020")
+        pen.text(**place, fill="white")
     return copy
 
 
