@@ -142,8 +142,9 @@ def _compiled_backend() -> Backend:
     from gpucnn.backends.cpu.replays import CompiledReplays
 
     builds.load_all(dtypes=builds.FIRST)
-    REPLAYERS[np.ndarray] = CompiledReplays(_cpu_backend)
-    return CompiledBackend()
+    backend = CompiledBackend()
+    REPLAYERS[np.ndarray] = CompiledReplays(lambda: _cpu_backend() is backend)
+    return backend
 
 
 @cache

@@ -52,10 +52,10 @@ class Replays(ABC):
     """
 
     def __init__(
-        self, array: type, form: Callable[[Array], Hashable], backend: Callable[[], Hashable] = lambda: None
+        self, array: type, form: Callable[[Array], Hashable], serves: Callable[[], bool] = lambda: True
     ) -> None:
-        """`form` gives all that calls depend on of an array, `backend` the one of several that computes on them."""
-        self._array, self._form, self._backend = array, form, backend
+        """`form` gives all that calls depend on of an array, `serves` whether they are replayed at this time."""
+        self._array, self._form, self._serves = array, form, serves
         self.kept: dict[Hashable, Replay | None] = {}
         self._constant_bytes = 0
 
@@ -70,7 +70,8 @@ class Replays(ABC):
     def __call__(self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Call the operation, or replay it: the result is that of ``operation(*arguments, **named)``."""
         arrays: list[Array] = []
-        key = None if this_thread.listener is not None else self._key(operation, arguments, named, arrays)
+        replays = this_thread.listener is None and self._serves()
+        key = self._key(operation, arguments, named, arrays) if replays else None
         if key is None:
             return operation(*arguments, **named)
         replay = self.kept.get(key, _NEW)
@@ -88,7 +89,7 @@ class Replays(ABC):
         self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], arrays: list[Array]
     ) -> Hashable | None:
         """The form of a call, whose arrays are appended to `arrays`; None where an argument has an unsupported type."""
-        key: list[Any] = [operation, choices(), self._backend()]
+        key: list[Any] = [operation, choices()]
         values: Any = arguments
         if named:
             key += named

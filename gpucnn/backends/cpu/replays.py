@@ -6,7 +6,7 @@ among `LAUNCHING`: these launch kernels and do nothing else, or note where NumPy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
 from operator import attrgetter
@@ -34,9 +34,9 @@ Place = tuple[int, int]
 class CompiledReplays(Replays):
     """The recorded calls on NumPy arrays."""
 
-    def __init__(self, backend: Callable[[], Hashable]) -> None:
-        """`backend` gives the one that computes on NumPy arrays at a time: calls of others are no replays."""
-        super().__init__(np.ndarray, attrgetter("shape", "strides", "dtype", "flags.aligned"), backend)
+    def __init__(self, serves: Callable[[], bool]) -> None:
+        """`serves` says whether compiled kernels compute on NumPy arrays at this time."""
+        super().__init__(np.ndarray, attrgetter("shape", "strides", "dtype", "flags.aligned"), serves)
 
     def record(self, arrays: Sequence[Array], call: Callable[[], Any], out: Array | None) -> Recorded:
         """Run a call and record it; with `out`, whose overlap with others is checked each time, there is no replay."""

@@ -88,8 +88,11 @@ def _backward_input_work(
 def _work(fields: Fields, results: int, geometry: ConvGeometry, biases: str, not_finite: Layout | None) -> Work:
     """One thread for each result; of those that are not finite, which are few, as many blocks as run at once."""
     constants = (("BIAS", biases), ("LEAVES_FINITE", int(not_finite is not None)))
-    threads = results if not_finite is None else min(results, MAX_REPAIR_THREADS)
-    return Work(fields, threads, extents=(*extents(geometry), results + threads), constants=constants)
+    reach = extents(geometry)
+    if not_finite is None:
+        return Work(fields, results, extents=reach, constants=constants)
+    threads = min(results, MAX_REPAIR_THREADS)
+    return Work(fields, threads, extents=(*reach, results + threads), constants=constants)
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
