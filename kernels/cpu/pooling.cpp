@@ -22,6 +22,8 @@ struct Params {
   index_t block;        // rows that are reduced at once: 1, or all of a plane, `margin` or `w` apart, as one
   index_t slots_d, slots_h;  // powers of 2: row (d, h) is kept at (d % slots_d, h % slots_h); 0 if none is needed again
   index_t pitch;        // scalars of a reduced row
+  index_t doubled_w;    // SHIFTED: whether windows are doubled along W, see doubled_taps
+  index_t doubled_h;    // most rows of a window if windows are doubled along H, see doubled_rows_of_plane; else 0
   index_t holes;        // whether some window reads nothing along W
   index_t divides;      // 0 nothing, 1 the rows of x, 2 the rows of y
   index_t items;
@@ -60,7 +62,7 @@ struct Pooling {
   Reads d_reads, h_reads, w_reads;
   Divisors divisors;
   scalar_t* margins;  // [block][margin]: rows with what windows read beside them
-  Row kept;           // [slots][pitch]
+  Row kept;           // [slots][pitch], and [block][pitch] for windows that are doubled
   int64_t* tags;      // [slots]: which row each slot holds, or which block of rows begins there
   label_t* labels;    // [pitch]: of a row of y
   label_t* corners;   // [block][pitch]: positions of the first taps in the block, which may be in the padding
@@ -69,7 +71,7 @@ struct Pooling {
   index_t slots() const { return p->slots_d ? p->slots_d * p->slots_h : MAX_ROWS; }
 
   void lay_out(scalar_t* workspace) {
-    index_t rows = slots() * p->pitch;
+    index_t rows = (slots() + (p->doubled_h ? p->block : 0)) * p->pitch;
     tags = reinterpret_cast<int64_t*>(workspace);
     workspace += round_up(slots() * sizeof(int64_t), 64) / sizeof(scalar_t);
     margins = workspace, workspace += round_up(p->block * p->margin, LANES);
@@ -141,6 +143,27 @@ struct Pooling {
     over(targets(), [&](auto width, index_t o) {
       Reduced<Op, width> reduced = {read<Values<width>>(row + o), {}};
       for (index_t k = 1; k < taps; k++) reduced.update(read<Values<width>>(row + o + k * step), label_t(k * step));
+      put(to, o, reduced, label);
+    });
+  }
+
+  // Windows of 2, 4, 8, ... taps, of which two, that may overlap, are the next. Maxima are the same so: the first of
+  // equal ones, or the last NaN, of two windows is that of both.
+  void doubled_taps(const scalar_t* row, Row to, label_t label) const {
+    index_t taps = p->taps, step = p->w_step, done = 2;
+    over(targets() + (taps - 2) * step, [&](auto width, index_t o) {
+      Reduced<Op, width> reduced = {read<Values<width>>(row + o), {}};
+      reduced.update(read<Values<width>>(row + o + step), label_t(step));
+      to.put(o, reduced);
+    });
+    for (; 2 * done < taps; done *= 2)
+      reduce_pairs<Op>(to, done * step, label_t(done * step), to, targets() + (taps - 2 * done) * step);
+    index_t ahead = (taps - done) * step;
+    over_once(targets(), [&](auto width, index_t o) {
+      constexpr int L = decltype(width)::value;
+      auto reduced = to.at<Op, L>(o), other = to.at<Op, L>(o + ahead);
+      other.label += label_t(ahead);
+      reduced.update(other);
       put(to, o, reduced, label);
     });
   }
@@ -243,6 +266,8 @@ struct Pooling {
       doubled(row, to);
     else if (Op::IS_SUM && p->way == REPEATED)
       over(p->ow, [&](auto width, index_t o) { write(to.values + o, *row + Values<width>{}); });
+    else if (!Op::IS_SUM && p->doubled_w)
+      doubled_taps(row, to, label);
     else if (p->taps == 2)
       regular<2>(row, to, label);
     else if (p->taps == 3)
@@ -293,6 +318,27 @@ struct Pooling {
           reduce_in_passes<Op>(rows, height, i == 0, target, p->ow);
       }
       finish(target, offset, od, oh, depth && height);
+    }
+  }
+
+  // As rows_of_plane, of planes without depth, by windows of 1, 2, 4, ... rows: two of those, that may overlap, are each
+  // window of at most twice as many.
+  void doubled_rows_of_plane(const scalar_t* plane, index_t plane_number, index_t offset, index_t od, index_t begin,
+                             index_t end) const {
+    Row held = reduced_row(plane, plane_number, d_reads.first[od], 0, 0), scratch = kept.from(slots() * p->pitch);
+    for (index_t done = 1; done <= p->doubled_h; done *= 2) {
+      for (index_t oh = begin; oh < end; oh++) {
+        index_t height = h_reads.count[oh];
+        if (height < done || height >= 2 * done) continue;
+        Row target = {y + offset + (oh - begin) * p->y_h, labels}, first = held.from(h_reads.first[oh] * p->pitch);
+        Row pair[] = {first, first.from((height - done) * p->h_step * p->pitch)};
+        reduce_rows<Op>(pair, height > done ? 2 : 1, true, target, p->ow);
+        finish(target, offset + (oh - begin) * p->y_h, od, oh, true);
+      }
+      index_t rows = p->h - (2 * done - 1) * p->h_step;
+      if (2 * done <= p->doubled_h)
+        reduce_pairs<Op>(held, done * p->h_step * p->pitch, 0, scratch, (rows - 1) * p->pitch + p->ow);
+      held = scratch;
     }
   }
 
@@ -424,6 +470,8 @@ struct Pooling {
         for (index_t i = 0; i < rows; i++) direct_row(from, offset + i * p->y_h, od, oh + i);
       else if (Op::IS_SUM && p->way == COPIED)
         for (index_t i = 0; i < rows; i++) copied_row(from, offset + i * p->y_h, od, oh + i);
+      else if (!Op::IS_SUM && p->doubled_h)
+        doubled_rows_of_plane(from, plane, offset, od, oh, oh + rows);
       else if (p->block > 1 && d_reads.count[od] <= MAX_ROWS)
         rows_of_plane(from, plane, offset, od, oh, oh + rows);
       else

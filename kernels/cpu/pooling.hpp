@@ -185,6 +185,8 @@ struct Row {
     write(values + i, reduced.value);
     if constexpr (Op::LABELLED) write(labels + i, reduced.label);
   }
+
+  Row from(index_t i) const { return {values + i, labels + i}; }
 };
 
 // Rows that lie `pitch` apart.
@@ -192,7 +194,7 @@ struct Rows {
   Row first;
   index_t pitch;
 
-  Row operator[](index_t k) const { return {first.values + k * pitch, first.labels + k * pitch}; }
+  Row operator[](index_t k) const { return first.from(k * pitch); }
   Rows after(index_t k) const { return {(*this)[k], pitch}; }
 };
 
@@ -261,6 +263,19 @@ static void reduce_in_passes(Sources sources, index_t count, bool first, Row tar
     else
       reduce_rows<Op, false, 0>(sources, taps, target, length);
   }
+}
+
+// to[i] = the reduction of a[i] and a[i + ahead], whose labels count from `further` on. `to` may be `a`: a vector is read
+// before it is written, and none overlap.
+template <class Op>
+static void reduce_pairs(Row a, index_t ahead, label_t further, Row to, index_t length) {
+  over_once(length, [&](auto width, index_t i) {
+    constexpr int L = decltype(width)::value;
+    auto reduced = a.at<Op, L>(i), other = a.at<Op, L>(i + ahead);
+    other.label += further;
+    reduced.update(other);
+    to.put(i, reduced);
+  });
 }
 
 // --- Long runs --------------------------------------------------------------------------------------------------------

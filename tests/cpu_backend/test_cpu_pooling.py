@@ -25,6 +25,12 @@ KNOWN = [  # size, kernel, stride, padding, dilation
     ((9, 28), 3, 1, 1, 1),
     ((20, 20), 5, 1, 2, 1),
     ((13, 13), 13, 1, 6, 1),
+    ((19, 20), (11, 6), 1, (5, 3), 1),  # windows that are doubled along both axes, or one; in a plane, or row by row
+    ((30, 31), (7, 8), 1, (3, 4), 2),
+    ((40, 17), (16, 3), 1, (8, 1), 1),
+    ((17, 40), (3, 9), (2, 1), (1, 0), 1),
+    ((70, 80), (7, 13), 1, (3, 6), 1),
+    ((2, 16, 18), (1, 9, 6), 1, (0, 4, 2), 1),
     ((10, 130), 3, 2, 1, 1),  # too wide for a plane at once
     ((90, 120), 2, 2, 0, 1),
     ((7, 7), 7, 7, 0, 1),  # one window
@@ -67,7 +73,7 @@ def adaptive(count: int, seed: int) -> list[tuple[Any, ...]]:
 
 
 def all_geometries(divisor: Divisor = "none") -> list[PoolGeometry]:
-    pools = [pool_geometry("pool", *arguments, divisor) for arguments in geometries(60, seed=1)]
+    pools = [pool_geometry("pool", *arguments, divisor) for arguments in geometries(66, seed=1)]
     return pools + [adaptive_geometry("pool", *arguments, divisor) for arguments in adaptive(20, seed=2)]
 
 
