@@ -47,8 +47,8 @@ MIN_PARTS = 4  # work items that images are cut for by channels, whose parts are
 PART = 16  # channels that are never divided: a cache line of float32
 WORK = 4  # elements that take as long as one of `work_items`
 # Least taps along an axis of windows of maxima that are made of windows half as long: on planes of 19 x 19, windows of
-# 13 x 13 take 0.4 of the time so, those of 9 x 9 0.55.
-MIN_DOUBLED = 6
+# 13 x 13 take 0.4 of the time so, those of 9 x 9 0.55, those of 5 x 5 0.8.
+MIN_DOUBLED = 5
 PLANE = 4096  # most elements of a small plane, with margins: it and its reduced rows fit into the first-level cache
 ALIGNED = 16  # scalars that parts of the workspace are aligned to
 
