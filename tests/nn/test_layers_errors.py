@@ -25,8 +25,8 @@ ARGUMENTS: dict[tuple[str, str], dict[str, Any]] = {
     for name in signature.parameters
     if name not in ("rng", "dtype")
 }
-ZEROS = ("padding", "output_padding", "eps", "momentum", "negative_slope", "p")
-NEGATIVES = ("momentum", "negative_slope", "divisor_override")
+ZEROS = ("padding", "output_padding", "eps", "momentum", "negative_slope", "p", "alpha", "beta", "k")
+NEGATIVES = ("momentum", "negative_slope", "divisor_override", "alpha", "beta", "k")
 
 
 @pytest.mark.parametrize(("layer", "name"), ARGUMENTS)
