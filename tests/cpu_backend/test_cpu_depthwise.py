@@ -25,6 +25,8 @@ KNOWN = [  # channels, outputs and groups; size, kernel, stride, padding, dilati
     ((17, 17, 17), (20, 16), 7, 1, 3, 1),
     ((3, 3, 3), (40, 33), 3, 1, 2, 2),
     ((160, 160, 160), (7, 7), 3, 1, 1, 1),  # several blocks of channels
+    ((48, 48, 48), (12, 29), 3, 2, 1, 1),  # a dgrad of pairs whose last has no odd target
+    ((20, 20, 20), (6, 31), 3, 2, 3, 1),
     ((16, 16, 16), (150, 90), 3, 2, 1, 1),  # several boxes of rows
     ((2, 2, 2), (30000,), 9, 4, 4, 1),  # and of columns
     ((2, 2, 2), (30001,), 5, 1, 6, 3),  # whose runs are dilated
