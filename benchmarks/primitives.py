@@ -123,6 +123,7 @@ def _per_channel(backend: Backend, x: Array, name: str) -> Named:
 
 RESULTS: dict[str, Callable[..., Named]] = {
     "convolve": _output,
+    "convolve_activation": lambda backend, x, w, bias, geometry, *others: _output(backend, x, geometry),
     "convolve_backward_input": _input_gradient,
     "convolve_backward_weight": _weight_gradient,
     "linear": lambda backend, x, w, bias: {"y": backend.empty((len(x), len(w)), x.dtype, on=x)},

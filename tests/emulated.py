@@ -110,8 +110,9 @@ def emulate(folder: Path) -> None:
     os.environ.update(CXX=COMPILER, GPUCNN_CPU_FLAGS=FLAGS)
 
     def call(launch: Any, **arrays: Any) -> None:
-        taken = [arrays[name] for name in launch._arrays]
-        if machine.run(launch._address, launch._packed.raw, taken, *launch._fixed[1:]):
+        taken = [arrays[name] for name in launch.arrays]
+        kernel, _, workspace, items, _ = launch._fixed
+        if machine.run(kernel, launch._params.raw, taken, workspace, items):
             raise MemoryError
 
     patched: Any = cpu_library

@@ -167,6 +167,27 @@ def _implicit_gemm() -> Iterator[Case]:
             yield from (forward, weight)
 
 
+def _finished_products() -> Iterator[Case]:
+    """With an epilogue, and with results of folds that are no numbers, which are computed anew."""
+    n, geometry = IMPLICIT_GEMM["steps of channels"]
+    for dtype, activation in (("float16", "relu"), ("bfloat16", "leaky_relu"), ("float32", "relu6"), ("tf32", "none")):
+        for order in ("contiguous", "channels_last", "offset"):
+            forward, *_ = _directions(f"steps of channels, {dtype}", n, geometry, dtype, order, "implicit_gemm")
+            x, w, bias, _ = forward.arguments
+            residual = _array((n, len(w), *geometry.output_size), dtype, order)
+            name = f"{activation}, implicit GEMM, steps of channels, {dtype}, {order}"
+            arguments = (x, w, bias, geometry, residual, activation, 0.3)
+            yield Case(name, "convolve_activation", arguments, "implicit_gemm", forward.precision)
+    n, geometry = IMPLICIT_GEMM["blocks that begin before the image"]
+    forward, _, backward, *_ = _directions("no numbers", n, geometry, "float16", "contiguous", "implicit_gemm")
+    for case, name in ((forward, "forward"), (backward, "backward input")):
+        image, *others = case.arguments
+        image = image.copy()
+        image[0, 1, 0, 2, 2], image[1, 2, 0, 0, 3] = np.nan, np.inf
+        named = f"{name}, implicit GEMM, no numbers, float16"
+        yield Case(named, case.primitive, (image, *others), "implicit_gemm", case.precision)
+
+
 WINOGRAD: dict[str, tuple[int, ConvGeometry]] = {
     "tiles beyond the last": (2, _conv((5, 20), (5, 8), 3, 1, 1)),
     "blocks of channels and of tiles": (1, _conv((36, 4), (3, 37), 3, 1, 1)),
@@ -658,8 +679,8 @@ def _biases() -> Iterator[Case]:
 
 
 FAMILIES = (
-    _convolutions, _implicit_gemm, _winograd, _depthwise, _wide_biases, _poolings, _planes, _resamplings,
-    _samplings, _norms, _packings, _biases,
+    _convolutions, _implicit_gemm, _finished_products, _winograd, _depthwise, _wide_biases, _poolings, _planes,
+    _resamplings, _samplings, _norms, _packings, _biases,
 )  # fmt: skip
 CASES = [case for family in FAMILIES for case in family()]
 _LISTED = {case.primitive for case in CASES}
