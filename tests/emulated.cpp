@@ -34,19 +34,22 @@ static void* symbol(const std::string& library, const std::string& name) {
 }
 
 int main() {
-  using run_t = int64_t (*)(void*, void* const*, int64_t, int64_t, int64_t, int64_t);
+  using run_t = int64_t (*)(const uintptr_t*, int64_t);
   for (;;) {
     std::string runs = text(), kernels = text(), name = text(), params = text();
     int64_t workspace = number(), items = number(), threads = number();
     std::vector<std::string> memory(number());
     for (std::string& each : memory) each = text();
-    std::vector<void*> arguments = {params.data()};
-    for (int64_t count = number(); count > 0; count--) {
+    int64_t count = number();
+    std::vector<uintptr_t> call = {  // as threads.cpp takes it
+        reinterpret_cast<uintptr_t>(symbol(kernels, name)), uintptr_t(count + 1), uintptr_t(workspace), uintptr_t(items),
+        reinterpret_cast<uintptr_t>(params.data())};
+    for (; count > 0; count--) {
       int64_t place = number(), offset = number();
-      arguments.push_back(place < 0 ? nullptr : memory[place].data() + offset);
+      call.push_back(place < 0 ? 0 : reinterpret_cast<uintptr_t>(memory[place].data() + offset));
     }
     run_t run = reinterpret_cast<run_t>(symbol(runs, "run"));
-    int64_t result = run(symbol(kernels, name), arguments.data(), arguments.size(), workspace, items, threads);
+    int64_t result = run(call.data(), threads);
     fwrite(&result, sizeof result, 1, stdout);
     for (const std::string& each : memory) fwrite(each.data(), 1, each.size(), stdout);
     fflush(stdout);
