@@ -233,8 +233,9 @@ def conv_nd_activation(
     Notes
     -----
     The result has the bits of `bias_activation` after `conv{n}d`, so that of 16-bit floats is rounded after each of
-    them. The compiled CPU kernels, and a GPU's implicit GEMM, add the residual and apply the activation to sums on their
-    way to memory, where `bias_activation` would read and write each once more; others run both one after the other.
+    them. The compiled CPU kernels, and a GPU's implicit GEMM, add the residual and apply the activation to sums on
+    their way to memory, where `bias_activation` would read and write each once more; others run both one after the
+    other.
 
     Examples
     --------
