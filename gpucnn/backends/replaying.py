@@ -9,7 +9,7 @@ the choice of an algorithm and views are not repeated: they depend on the form a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import wraps
 from inspect import signature
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -24,6 +24,8 @@ R = TypeVar("R")
 Array = Any
 Replay = Callable[[Sequence[Array]], Any]
 """Function of a call's arrays that returns its result; NotImplemented where it does not serve for these arrays."""
+
+Forms = Callable[[Sequence[Array]], Iterable[Hashable]]
 
 MAX_KEPT = 4096  # forms of calls; beyond it all are dropped, for programs whose sizes never recur
 MAX_CONSTANT_BYTES = 64 << 20  # of the tables that they read; beyond it all are dropped as well
@@ -51,11 +53,9 @@ class Replays(ABC):
         The replay of each form of call; None where it cannot be replayed.
     """
 
-    def __init__(
-        self, array: type, form: Callable[[Array], Hashable], serves: Callable[[], bool] = lambda: True
-    ) -> None:
-        """`form` gives all that calls depend on of an array, `serves` whether they are replayed at this time."""
-        self._array, self._form, self._serves = array, form, serves
+    def __init__(self, array: type, forms: Forms, serves: Callable[[], bool] | None = None) -> None:
+        """`forms` gives all that calls depend on of each array, `serves` whether calls are replayed at this time."""
+        self._array, self._forms, self._serves = array, forms, serves
         self.kept: dict[Hashable, Replay | None] = {}
         self._constant_bytes = 0
 
@@ -70,7 +70,7 @@ class Replays(ABC):
     def __call__(self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Call the operation, or replay it: the result is that of ``operation(*arguments, **named)``."""
         arrays: list[Array] = []
-        replays = this_thread.listener is None and self._serves()
+        replays = this_thread.listener is None and (self._serves is None or self._serves())
         key = self._key(operation, arguments, named, arrays) if replays else None
         if key is None:
             return operation(*arguments, **named)
@@ -94,11 +94,11 @@ class Replays(ABC):
         if named:
             key += named
             values = (*arguments, *named.values())
-        kind_of_array, form = self._array, self._form
+        kind_of_array = self._array
         for value in values:
             kind = type(value)
             if kind is kind_of_array:
-                key.append(form(value))
+                key.append(kind)
                 arrays.append(value)
             elif kind in _SCALARS:  # with its type: 1, 1.0 and True are equal but not the same
                 key += (kind, value)
@@ -108,6 +108,7 @@ class Replays(ABC):
                 key += (kind, value)
             else:
                 return None
+        key.extend(self._forms(arrays))
         return tuple(key)
 
     def _recorded(self, key: Hashable, arrays: Sequence[Array], call: Callable[[], Any], out: Array | None) -> Any:

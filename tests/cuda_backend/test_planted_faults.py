@@ -589,11 +589,11 @@ FAULTS = {
         edit(replays.Recording, "replay", "current_device() != index", "False"), works_on_both_devices, "", True
     ),
     # plans and replays that are out of date
-    "recorded call for other shapes": Planted(edit(replays, "_form", "array.shape, ", ""), calls_of_other_forms, ""),
+    "recorded call for other shapes": Planted(edit(replays, "_forms", "array.shape, ", ""), calls_of_other_forms, ""),
     "recorded call for other strides": Planted(
-        edit(replays, "_form", "array.strides, ", ""), calls_of_other_forms, WRONG
+        edit(replays, "_forms", "array.strides, ", ""), calls_of_other_forms, WRONG
     ),
-    "recorded call for other dtypes": Planted(edit(replays, "_form", "array.dtype, ", ""), calls_of_other_forms, ""),
+    "recorded call for other dtypes": Planted(edit(replays, "_forms", "array.dtype, ", ""), calls_of_other_forms, ""),
     "recorded call for other plain values": Planted(
         edit(
             replaying.Replays,

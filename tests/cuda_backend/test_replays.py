@@ -370,7 +370,8 @@ class Arrays:
 
 
 def expect_values_of_numpy(case: str, found: Any, seed: int) -> None:
-    expected = CUPY_CALLS[case](Arrays(np, seed))
+    with gpucnn.algorithm("im2col") if "Winograd" in case else contextlib.nullcontext():  # which NumPy does not have
+        expected = CUPY_CALLS[case](Arrays(np, seed))
     pairs = zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, expected)]
     for one, other in pairs:
         assert (one is None) == (other is None)
@@ -462,7 +463,7 @@ def test_out_takes_the_place_of_the_new_array(cupy: Any, watch: Watch, channels_
     allocated = len(watch.allocated)
     with gpucnn.algorithm("direct"):
         assert all(F.conv2d(x, w, padding=1, out=out) is out for out in outs)
-    assert [launch.args[3].data.ptr for launch in watch.launches] == [out.data.ptr for out in outs]
+    assert [launch.args[4].data.ptr for launch in watch.launches] == [out.data.ptr for out in outs]
     assert len(watch.allocated) == allocated
     expected = F.conv2d(x.get(), w.get(), padding=1)
     assert all((out.get() == expected).all() for out in outs)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnx.checker", reason="onnx is not installed")
 
 from building import initializer, model, node, value
 from onnx import TensorProto, helper, numpy_helper

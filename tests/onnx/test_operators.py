@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from array_backends import ArrayBackend
 
-pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnx.checker", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 import onnxruntime as runtime

@@ -36,7 +36,7 @@ class CompiledReplays(Replays):
 
     def __init__(self, serves: Callable[[], bool]) -> None:
         """`serves` says whether compiled kernels compute on NumPy arrays at this time."""
-        super().__init__(np.ndarray, attrgetter("shape", "strides", "dtype", "flags.aligned"), serves)
+        super().__init__(np.ndarray, partial(map, attrgetter("shape", "strides", "dtype", "flags.aligned")), serves)
 
     def record(self, arrays: Sequence[Array], call: Callable[[], Any], out: Array | None) -> Recorded:
         """Run a call and record it; with `out`, whose overlap with others is checked each time, there is no replay."""

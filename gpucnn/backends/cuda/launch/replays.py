@@ -26,7 +26,7 @@ class DeviceReplays(Replays):
     """The recorded calls on one runtime's arrays."""
 
     def __init__(self, runtime: Runtime) -> None:
-        super().__init__(runtime.xp.ndarray, _form)
+        super().__init__(runtime.xp.ndarray, _forms)
         self._runtime = runtime
 
     def record(self, arrays: Sequence[Array], call: Callable[[], Any], out: Array | None) -> Recorded:
@@ -46,9 +46,12 @@ class DeviceReplays(Replays):
             replay.learn(arrays)
 
 
-def _form(array: Array) -> Hashable:
-    data = array.data
-    return array.shape, array.strides, array.dtype, ALIGNMENTS[data.ptr & 15], data.device_id
+def _forms(arrays: Sequence[Array]) -> list[Hashable]:
+    forms: list[Hashable] = []
+    for array in arrays:
+        data = array.data
+        forms.append((array.shape, array.strides, array.dtype, ALIGNMENTS[data.ptr & 15], data.device_id))
+    return forms
 
 
 # --- One recorded call --------------------------------------------------------------------------------------------
