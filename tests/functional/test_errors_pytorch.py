@@ -68,7 +68,9 @@ def refusal(function: Any, arguments: dict[str, Any]) -> str | None:
 
 
 def more_here(name: str) -> dict[str, Any]:
-    families = [family for family in MORE_HERE if family in name and "adaptive" not in name]
+    if "adaptive" in name or name == "local_response_norm":
+        return {}
+    families = [family for family in MORE_HERE if family in name]
     return {key: value for family in families for key, value in MORE_HERE[family].items()}
 
 

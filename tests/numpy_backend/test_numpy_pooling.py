@@ -42,10 +42,10 @@ def cut(size: int, threads: int) -> Iterator[None]:
     gpucnn.set_num_threads(threads)
     try:
         with mock.patch.multiple(pooling, PIECE_BYTES=size, MIN_PIECE_BYTES=size):
-            pooling._pieces.cache_clear()  # they were cut by the sizes of that time
+            pooling._kept_pieces.cache_clear()  # they were cut by the sizes of that time
             yield
     finally:
-        pooling._pieces.cache_clear()
+        pooling._kept_pieces.cache_clear()
         gpucnn.set_num_threads(before)
 
 

@@ -19,7 +19,7 @@ WHOLE = 1 / 16
 # Numbers of a whole plane that BLAS adds up in one go, as a product with ones: of 7 x 7 and 14 x 14 its sums are as
 # exact as PyTorch's, of 56 x 56 a third so: NumPy adds up those in pairs.
 SHORT = 256
-DIVISORS_BYTES = 4 << 20  # of all windows' divisors that are kept
+DIVISORS_BYTES = 1 << 20  # of all windows' divisors that are kept
 
 
 def average_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:

@@ -59,7 +59,7 @@ def norm_statistics(x: Array, mean: Array, var: Array, rstd: Array, geometry: No
             away = part_mean - centre[part]
             centre[part] += away * (values / count[part])
             square[part] += part_square + away * away * (values * (1 - values / count[part]))
-        return (centre, square) if geometry.centred else (0 * centre, square + count * centre * centre)
+        return (centre, square) if geometry.centred else (np.zeros_like(centre), square + count * centre * centre)
 
     found = _statistics(moments, max(1, view.count), eps, view.wide)
     for array, values in zip((mean, var, rstd), found, strict=True):

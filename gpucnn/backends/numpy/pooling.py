@@ -154,7 +154,7 @@ class Pass(NamedTuple):
 
 Passes = tuple[Pass, ...]
 Piece = tuple[Block, Block, Passes]  # what is read of x, what is written of y, and how
-PLANS_BYTES = 4 << 20  # of all lists of pieces that are kept
+PLANS_BYTES = 512 << 10  # of all lists of pieces that are kept
 
 
 def in_pieces(
@@ -172,10 +172,10 @@ def in_pieces(
     `space`. `weight` is below 1 where the work is less than that of some passes.
     """
     size = int(max(x.size, y.size) * x.itemsize * weight)
-    each_of(lambda piece: task(*piece), _pieces(geometry, space, x.shape, y.shape, of_windows, size))
+    pieces = _kept_pieces if size <= 2 * PIECE_BYTES else _pieces  # of larger arrays they take no time beside the task
+    each_of(lambda piece: task(*piece), pieces(geometry, space, x.shape, y.shape, of_windows, size))
 
 
-@kept(PLANS_BYTES)
 def _pieces(
     geometry: PoolGeometry, space: int, read: tuple[int, ...], written: tuple[int, ...], of_windows: bool, size: int
 ) -> tuple[Piece, ...]:
@@ -198,6 +198,9 @@ def _pieces(
             ranges[dim] = each.sources()
         pieces.append((tuple(ranges), block, tuple(_pass(dim, each) for dim, each in spans.items())))
     return tuple(pieces)
+
+
+_kept_pieces = kept(PLANS_BYTES)(_pieces)
 
 
 def _pass(dim: int, spans: Spans) -> Pass:

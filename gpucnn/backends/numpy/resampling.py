@@ -111,7 +111,6 @@ def _gather(source: Array, passes: Sequence[_Pass], target: Array) -> None:
         target[...] = result
 
 
-@kept(MATRICES_BYTES)
 def _matrix(axis: InterpolationAxis, adjoint: bool, dtype: np.dtype[Any]) -> Matrix:
     return matrix(axis, np.zeros(0, dtype).real.dtype, adjoint=adjoint)
 
