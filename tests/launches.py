@@ -22,6 +22,7 @@ from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.cuda.device.runtime import Array, Device, Function
 from gpucnn.backends.cuda.device.sources import Source
 from gpucnn.backends.cuda.launch import plans as launching
+from gpucnn.backends.replaying import REPLAYERS
 from gpucnn.numerics import PRECISIONS, algorithm, precision
 
 Shape = tuple[int, ...]
@@ -98,6 +99,7 @@ def recording(specialises: bool, wide: bool = False) -> Iterator[Recorder]:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # zeros where a result should be are not sound numbers
         patch.setattr(backends, "_cpu_backend", lambda: backend)
+        patch.delitem(REPLAYERS, np.ndarray, raising=False)
         if wide:
             patch.setattr(launching, "needs_int64", lambda arrays, extents: True)
         yield recorder

@@ -142,9 +142,12 @@ def _compiled_backend() -> Backend:
     from gpucnn.backends.cpu.replays import CompiledReplays
 
     builds.load_all(dtypes=builds.FIRST)
-    backend = CompiledBackend()
-    REPLAYERS[np.ndarray] = CompiledReplays(lambda: _cpu_backend() is backend)
-    return backend
+
+    def serves() -> bool:
+        return isinstance(_chosen.get() or _cpu_backend_of_process(), CompiledBackend)
+
+    REPLAYERS[np.ndarray] = CompiledReplays(serves)
+    return CompiledBackend()
 
 
 @cache

@@ -32,7 +32,7 @@ TAKEN_HERE = [  # (operation, what PyTorch says, why it is taken here)
     ("avg_pool", "'divisor_override' must be int|Overflow when unpacking", "any number may divide"),
     ("adaptive|max_unpool", "has no len", "one size, or one None, stands for all axes"),
     ("", "must be bool, not numpy.bool", "NumPy's bool is a bool"),
-    ("lp_pool|leaky", "int too big|negative int", "any finite number is a number"),
+    ("lp_pool|leaky|local_response", "int too big|negative int", "any finite number is a number"),
     ("d_weight", "Expected [345]-dimensional", "no batch, as in conv2d"),
     ("instance_norm", "select\\(\\)", "an empty batch normalises to an empty one"),
     ("lp_pool1d", "argument 'other'", "a sequence of one is an int for 1-d images"),
