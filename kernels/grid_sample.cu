@@ -23,7 +23,9 @@ grid_sample(const scalar_t* __restrict__ x,     // [N, C, D, H, W]
   const SampleTaps taps = sample_taps(grid, own.n, o, p);
 
   acc_t sums[CHANNELS] = {};
-  for (int d = 0; d < taps_d(p); ++d) {
+#pragma unroll
+  for (int d = 0; d < DEPTH_TAPS; ++d) {
+    if (d >= taps_d(p)) break;
 #pragma unroll
     for (int h = 0; h < TAPS; ++h) {
 #pragma unroll

@@ -3,6 +3,7 @@
 
 constexpr index_t ZEROS = 0, BORDER = 1, REFLECTION = 2;  // p.padding
 constexpr int CHANNELS = 8;                               // of a thread
+constexpr int DEPTH_TAPS = TAPS < 4 ? TAPS : 1;           // along D, at most: no volume is sampled bicubically
 constexpr acc_t SHARPNESS = static_cast<acc_t>(-0.75);    // of the cubic: its slope at the neighbours
 
 struct AxisTaps {
@@ -124,6 +125,9 @@ struct SampleTaps {
   AxisTaps d, h, w;
 };
 
+// Whether samples are of volumes, which no bicubic ones are.
+__device__ __forceinline__ bool has_depth(const GridSampleParams& p) { return TAPS < 4 && p.rank == 3; }
+
 // Those of the sample o of the image n; the grid's coordinates are along W, H and D.
 __device__ __forceinline__ SampleTaps sample_taps(const scalar_t* __restrict__ grid, index_t n, const Position& o,
                                                   const GridSampleParams& p) {
@@ -131,12 +135,12 @@ __device__ __forceinline__ SampleTaps sample_taps(const scalar_t* __restrict__ g
   SampleTaps taps;
   taps.w = taps_of(widen(from[0]), p.w, p);
   taps.h = taps_of(widen(from[p.grid_a]), p.h, p);
-  taps.d = p.rank == 3 ? taps_of(widen(from[2 * p.grid_a]), p.d, p) : single_tap();
+  taps.d = has_depth(p) ? taps_of(widen(from[2 * p.grid_a]), p.d, p) : single_tap();
   return taps;
 }
 
 // Taps along D: images have one.
-__device__ __forceinline__ int taps_d(const GridSampleParams& p) { return p.rank == 3 ? TAPS : 1; }
+__device__ __forceinline__ int taps_d(const GridSampleParams& p) { return has_depth(p) ? TAPS : 1; }
 
 // The position in [0, OD * OH * OW) of a sample.
 __device__ __forceinline__ Position sample_position(index_t o, const GridSampleParams& p) {

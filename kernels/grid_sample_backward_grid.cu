@@ -26,7 +26,9 @@ grid_sample_backward_grid(const scalar_t* __restrict__ grad_y,  // [N, C, OD, OH
   const scalar_t* const grads = grad_y + n * p.y_n + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w;
 
   acc_t along_d = 0, along_h = 0, along_w = 0;
-  for (int d = 0; d < taps_d(p); ++d) {
+#pragma unroll
+  for (int d = 0; d < DEPTH_TAPS; ++d) {
+    if (d >= taps_d(p)) break;
 #pragma unroll
     for (int h = 0; h < TAPS; ++h) {
 #pragma unroll

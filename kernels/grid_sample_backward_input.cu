@@ -36,7 +36,9 @@ grid_sample_backward_keys(const scalar_t* __restrict__ grid,  // [N, OD, OH, OW,
   const key_t entries = static_cast<key_t>(samples) * each, none = static_cast<key_t>(p.d) * p.h * p.w;
 
   index_t t = 0;
-  for (int d = 0; d < taps_d(p); ++d) {
+#pragma unroll
+  for (int d = 0; d < DEPTH_TAPS; ++d) {
+    if (d >= taps_d(p)) break;
 #pragma unroll
     for (int h = 0; h < TAPS; ++h) {
 #pragma unroll
