@@ -102,7 +102,10 @@ def test_what_is_beyond_the_end_is_found(folder: Path, what: int, found: str) ->
 def test_a_race_is_found(folder: Path) -> None:
     status, said = run(folder, "thread", WORKSPACE, at=7, threads=2)  # each thread has its own
     assert (status, "done" in said) == (0, True), said
-    status, said = run(folder, "thread", WRITE, at=7, threads=2)
+    for _ in range(5):  # on a busy machine one thread may do all before the other has begun
+        status, said = run(folder, "thread", WRITE, at=7, threads=2)
+        if status != 0:
+            break
     assert status != 0
     assert "data race" in said
     assert "plant.cpp" in said
