@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from array_backends import ArrayBackend
 from calls import ARRAYS, CALLS, fresh, rank_of, said_name
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sample import examples
 
@@ -636,4 +636,6 @@ def test_any_arguments_give_a_result_or_a_refusal(backend: ArrayBackend, data: s
         parameter: data.draw(ANY_ARRAY | ANYTHING if parameter in ARRAYS | {"out"} else ANYTHING, label=parameter)
         for parameter in spoiled
     }
+    kinds = {value.dtype.kind for value in others.values() if isinstance(value, np.ndarray)}
+    assume(backend.name != "cuda" or not kinds & set("SUMm"))  # which CuPy has no arrays of
     assert fault(backend, name, None, **fresh(name, **others)) in ("", "passes")
