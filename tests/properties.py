@@ -1,4 +1,4 @@
-"""What holds of a call of any operation: the results of the oracle and PyTorch, and how they lie in memory."""
+"""Properties of a call of any operation: the results of the oracle and PyTorch, and how they lie in memory."""
 
 from __future__ import annotations
 

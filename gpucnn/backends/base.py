@@ -71,6 +71,11 @@ class Epilogue:
     activation: str = "none"
     negative_slope: float = 0.0
 
+    @property
+    def keeps_signs(self) -> bool:
+        """Whether results have the signs of what is activated, on which the gradient depends."""
+        return self.activation in ("relu", "relu6") or self.negative_slope > 0
+
 
 class Backend(ABC):
     """Primitives over one kind of array.

@@ -140,16 +140,16 @@ def bias_activation_backward(
     need_b, need_r = need_b and b is not None, need_r and r is not None
     if not (need_x or need_b or need_r):
         return (None, None, None)
+    epilogue = Epilogue(None, activation, slope)
     if activation == "none":
         signs = planes(grad)
-    elif y is not None and (activation in ("relu", "relu6") or slope > 0):
+    elif y is not None and epilogue.keeps_signs:
         signs = planes(y)
     else:
         signs = planes(call.destination(x.shape, like=x))
         call.backend.bias_activation(planes(x), b, signs, Epilogue(None if r is None else planes(r)))
     grad_x = call.destination(x.shape, like=grad)
     grad_b = call.gradient_of(b) if need_b else None
-    epilogue = Epilogue(None, activation, slope)
     call.backend.bias_activation_backward(planes(grad), signs, planes(grad_x), grad_b, epilogue)
     grad_r = (grad_x.copy(order="K") if need_x else grad_x) if need_r else None
     return call.result((grad_x if need_x else None, grad_b, grad_r))

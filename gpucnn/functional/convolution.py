@@ -320,7 +320,7 @@ def conv_nd_activation_backward(
         return (None, None, None, None)
     if activation == "none":
         signs = lifted(grad, rank)
-    elif y is not None and (activation in ("relu", "relu6") or epilogue.negative_slope > 0):
+    elif y is not None and epilogue.keeps_signs:
         signs = lifted(y, rank)
     else:
         signs = call.image(shape, rank, like=x)

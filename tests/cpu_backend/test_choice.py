@@ -1,4 +1,4 @@
-"""Which of the two CPU backends a process takes, each case in a process of its own: decided once, and said."""
+"""The choice of a process between the two CPU backends, each case in a process of its own: decided once, and said."""
 
 from __future__ import annotations
 

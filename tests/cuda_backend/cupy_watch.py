@@ -1,4 +1,4 @@
-"""What the CUDA backend asks of CuPy, written down while it is done."""
+"""A record of what the CUDA backend asks of CuPy, written down while it is done."""
 
 from __future__ import annotations
 

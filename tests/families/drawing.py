@@ -1,4 +1,4 @@
-"""What the drawing of all families shares."""
+"""Parts of the drawing that all families share."""
 
 from __future__ import annotations
 

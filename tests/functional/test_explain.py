@@ -1,4 +1,4 @@
-"""What `gpucnn.explain` tells: the algorithm of every operation on both backends, the reason, and the costs."""
+"""The answers of `gpucnn.explain`: the algorithm of every operation on both backends, the reason, and the costs."""
 
 from __future__ import annotations
 

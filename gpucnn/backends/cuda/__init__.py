@@ -19,6 +19,7 @@ from gpucnn.backends.cuda.normalization import normalization
 from gpucnn.backends.cuda.pooling import pooling
 from gpucnn.backends.cuda.resampling import grid_sampling, resampling
 from gpucnn.backends.cuda.unfolding import unfolding
+from gpucnn.geometry import ConvGeometry
 
 __all__ = ["CudaBackend", "Device", "Runtime"]
 
@@ -42,6 +43,9 @@ def _addressable(argument: Any) -> Any:
     if isinstance(argument, Epilogue):
         return replace(argument, residual=_addressable(argument.residual))
     return argument if not hasattr(argument, "strides") or is_addressable(argument) else argument.copy(order="K")
+
+
+_in_one_pass: Any = _on_device(convolution.convolve_in_one_pass)
 
 
 @implemented_by(
@@ -85,7 +89,12 @@ class CudaBackend(Backend):
         """As `Backend.writes_to`: elements must start at multiples of their size, complex numbers too."""
         return is_addressable(array)
 
-    convolve_activation = _on_device(convolution.convolve_activation)
+    def convolve_activation(
+        self, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry, epilogue: Epilogue
+    ) -> None:
+        """As `Backend.convolve_activation`, in one launch where it is an implicit GEMM."""
+        if not _in_one_pass(self, x, w, bias, y, geometry, epilogue):
+            super().convolve_activation(x, w, bias, y, geometry, epilogue)
 
     def copy(self, x: Array, y: Array) -> None:
         """Write x to y: by a kernel where both can be seen as [N, C, P]; by the array library elsewhere."""

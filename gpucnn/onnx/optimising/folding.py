@@ -1,4 +1,4 @@
-"""What depends on constants alone, computed once when a model is loaded.
+"""Constant folding: nodes that depend on constants alone are computed once, when a model is loaded.
 
 A model is not trusted: only operators are computed whose result is known to be small beforehand.
 """

@@ -1,4 +1,4 @@
-"""What programs of other people do that the library's own kernels do not."""
+"""Programs of other people, which do what the library's own kernels do not."""
 
 from __future__ import annotations
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda.convolution import depthwise, direct, implicit_gemm, winograd
 from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
 from gpucnn.backends.cuda.convolution.select import algorithm, has_sm_80
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
-from gpucnn.backends.cuda.elementwise import bias_activation as epilogues
-from gpucnn.backends.cuda.launch.plans import empty, layout
+from gpucnn.backends.cuda.launch.plans import layout
 from gpucnn.backends.dtypes import name_of
-from gpucnn.backends.layout import planes
 from gpucnn.geometry import ConvGeometry
 
 MODULES = {
@@ -27,18 +23,15 @@ def convolve(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array,
     MODULES[chosen].forward(runtime, x, w, bias, y, geometry)
 
 
-def convolve_activation(
+def convolve_in_one_pass(
     runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry, epilogue: Epilogue
-) -> None:
-    """As `Backend.convolve_activation`: an implicit GEMM in one launch, others and then `bias_activation`."""
-    chosen = _algorithm(runtime, "forward", geometry, x, y)
-    if chosen == "implicit_gemm" and implicit_gemm.takes_epilogue(x, y, geometry):
-        implicit_gemm.forward(runtime, x, w, bias, y, geometry, epilogue)
-        return
-    sums = empty(runtime, y.shape, y.dtype, like=y)
-    MODULES[chosen].forward(runtime, x, w, bias, sums, geometry)
-    residual = None if epilogue.residual is None else planes(epilogue.residual)
-    epilogues.bias_activation(runtime, planes(sums), None, planes(y), replace(epilogue, residual=residual))
+) -> bool:
+    """As `convolve`, with the epilogue of y's sums; False, with nothing done, where no kernel applies it."""
+    is_product = _algorithm(runtime, "forward", geometry, x, y) == "implicit_gemm"
+    if not (is_product and implicit_gemm.takes_epilogue(x, y, geometry)):
+        return False
+    implicit_gemm.forward(runtime, x, w, bias, y, geometry, epilogue)
+    return True
 
 
 def convolve_backward_input(
