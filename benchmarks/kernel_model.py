@@ -153,7 +153,7 @@ def launches(direction: str, geometry: ConvGeometry, batch: int, of: Arithmetic)
         for channels, size in ((inputs, geometry.input_size), (outputs, geometry.output_size))
     )
     w = dry.xp.empty((outputs, inputs // groups, *geometry.kernel_size), of.dtype)
-    chosen = algorithm(direction, geometry, of.dtype, layout(x), layout(y), sm_80=True)
+    chosen = algorithm(direction, geometry, of.dtype, layout(x), layout(y), (8, 0))
     if chosen not in ("implicit_gemm", "winograd"):
         return []
     by = winograd if chosen == "winograd" else implicit_gemm

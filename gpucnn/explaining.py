@@ -397,8 +397,8 @@ class _Convolution:
     def on_a_gpu(self, operation: str) -> Explanation:
         direction, geometry, dtype = self.direction, self.geometry, name_of(self.dtype)
         x, y = (dense(shape, self.dtype.itemsize, self.channels_last) for shape in self.shapes)
-        name = on_a_gpu.algorithm(direction, geometry, dtype, x, y, sm_80=True)
-        names = on_a_gpu.algorithms(direction, geometry, dtype, sm_80=True)
+        name = on_a_gpu.algorithm(direction, geometry, dtype, x, y, (8, 0))
+        names = on_a_gpu.algorithms(direction, geometry, dtype, (8, 0))
         picks = choices().picks
         if choices().algorithm is not None:
             reason = _asked(name)

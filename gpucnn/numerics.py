@@ -143,7 +143,7 @@ def algorithm(name: str) -> Iterator[None]:
         stride 1 in float32, on the CPU in 16 bits as well and of at least 16 channels, on a GPU ungrouped ones. In
         NumPy, which computes other dtypes on the CPU, and all where there is no compiler, there are ``"direct"`` and
         ``"im2col"``. On a GPU ``"im2col"`` computes no convolution of integers, among others, and ``"implicit_gemm"``
-        and ``"winograd"`` need compute capability 8.0.
+        and ``"winograd"`` need compute capability 8.0, or 7.5 in float16 and in float32 at full precision.
 
     See Also
     --------

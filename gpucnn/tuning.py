@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends import backend_named
-from gpucnn.backends.cuda.convolution.select import algorithms, has_sm_80
+from gpucnn.backends.cuda.convolution.select import algorithms
 from gpucnn.backends.cuda.device.background import at_once
 from gpucnn.numerics import Picks, picking
 from gpucnn.warm_up import Case, Options, operation_call, shown
@@ -82,7 +82,7 @@ def tune(
     calls = [operation_call(index, case, options) for index, case in enumerate(cases)]
     runtime = backend.runtime
     kept = runtime.autotune_cache(anew=True)
-    sm_80 = has_sm_80(runtime.device(backend.xp.empty(1)))
+    capability = runtime.device(backend.xp.empty(1)).compute_capability
     picks = []
     for operation, make in shown(calls, "cases tuned", len(calls), progress):
         call = make(backend.xp)
@@ -91,7 +91,7 @@ def tune(
             call()
         for asked in probe.asked:
             direction = asked[0]
-            names = algorithms(*asked, sm_80)
+            names = algorithms(*asked, capability)
             if len(names) > 1:
                 timed = _timed(runtime, call, asked, names)
                 picks.append(Pick(operation, direction, kept.keep(*asked, timed), timed))

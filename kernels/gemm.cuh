@@ -1,7 +1,9 @@
-// Products of a block's tiles, summed in float; sm_80 and later. A factor is read as a sum of TERMS values:
+// Products of a block's tiles, summed in float. A factor is read as a sum of TERMS values:
 //   1  16-bit floats, or floats that were rounded to TF32 before: one product on tensor cores
 //   2  a float as the sum of two TF32 values: three products on tensor cores, all but that of the two small ones
 //   0  a float as it is: fused multiply-adds, no tensor cores
+// SM_80 is whether the device has compute capability 8.0 or later. Tensor cores before it multiply half_t only, and
+// copies to shared memory wait: while they do, another block multiplies.
 //
 // A fragment spans 32 bytes along the inner dimension, 16 values of 16 bits or 8 floats, so all types share their
 // layouts in shared memory, whose unit is a chunk of 16 bytes. A block has WARPS_M * WARPS_N warps, each of which sums
@@ -31,39 +33,63 @@ __device__ __forceinline__ const scalar_t* as_is(const scalar_t* pointer) {
   return reinterpret_cast<const scalar_t*>(address);
 }
 
-// --- Asynchronous copies ---------------------------------------------------------------------------------------------
+// --- Copies to shared memory -----------------------------------------------------------------------------------------
 
-// Copies a chunk that other taps read too, so L1 keeps it; zeros where it does not exist.
-__device__ __forceinline__ void copy_async(unsigned to, const scalar_t* from, bool exists) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
-               :
-               : "r"(to), "l"(from), "n"(16), "r"(exists ? 16 : 0)
-               : "memory");
-}
+// Copies of chunks of 16 bytes, or of zeros where a chunk does not exist.
+template <bool ASYNCHRONOUS>
+struct Copying {
+  // Of a chunk that other taps read too, so L1 keeps it.
+  static __device__ __forceinline__ void copy(unsigned to, const scalar_t* from, bool exists) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
+                 :
+                 : "r"(to), "l"(from), "n"(16), "r"(exists ? 16 : 0)
+                 : "memory");
+  }
 
-// Copies a chunk that no other copy of this block reads.
-__device__ __forceinline__ void copy_once_async(unsigned to, const scalar_t* from, bool exists) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], %2, %3;"
-               :
-               : "r"(to), "l"(from), "n"(16), "r"(exists ? 16 : 0)
-               : "memory");
-}
+  // Of a chunk that no other copy of this block reads.
+  static __device__ __forceinline__ void copy_once(unsigned to, const scalar_t* from, bool exists) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], %2, %3;"
+                 :
+                 : "r"(to), "l"(from), "n"(16), "r"(exists ? 16 : 0)
+                 : "memory");
+  }
 
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" : : : "memory"); }
+  static __device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" : : : "memory"); }
 
-// Waits for all groups of copies but the LEFT last ones.
-template <int LEFT>
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" : : "n"(LEFT) : "memory");
-}
+  // Waits for all groups of copies but the LEFT last ones.
+  template <int LEFT>
+  static __device__ __forceinline__ void wait() {
+    asm volatile("cp.async.wait_group %0;" : : "n"(LEFT) : "memory");
+  }
+};
+
+template <>
+struct Copying<false> {
+  static __device__ __forceinline__ void copy(unsigned to, const scalar_t* from, bool exists) {
+    Pack<unsigned, 4> chunk = {};
+    if (exists) chunk = load_pack<4>(reinterpret_cast<const unsigned*>(from));
+    store_pack(static_cast<unsigned*>(__cvta_shared_to_generic(to)), chunk);
+  }
+
+  static __device__ __forceinline__ void copy_once(unsigned to, const scalar_t* from, bool exists) {
+    copy(to, from, exists);
+  }
+
+  static __device__ __forceinline__ void commit() {}
+
+  template <int LEFT>
+  static __device__ __forceinline__ void wait() {}
+};
+
+using ChunkCopy = Copying<SM_80 != 0>;
 
 // --- Products --------------------------------------------------------------------------------------------------------
 
-template <typename T>
+template <typename T, bool IS_SM_80>
 struct Mma;  // sums [16, 8] += a [16, 32 bytes] times b [32 bytes, 8], spread over a warp as PTX defines
 
 template <>
-struct Mma<half_t> {
+struct Mma<half_t, true> {
   static __device__ __forceinline__ void add(float (&sums)[4], const unsigned (&a)[4], const unsigned* b) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
                  "{%10,%11,%12,%13};"
@@ -74,7 +100,21 @@ struct Mma<half_t> {
 };
 
 template <>
-struct Mma<bfloat16_t> {
+struct Mma<half_t, false> {  // the left half of a by the upper half of b, then the others
+  static __device__ __forceinline__ void add(float (&sums)[4], const unsigned (&a)[4], const unsigned* b) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+                   "{%7,%8,%9,%10};"
+                   : "=f"(sums[0]), "=f"(sums[1]), "=f"(sums[2]), "=f"(sums[3])
+                   : "r"(a[half * 2]), "r"(a[half * 2 + 1]), "r"(b[half]), "f"(sums[0]), "f"(sums[1]), "f"(sums[2]),
+                     "f"(sums[3]));
+    }
+  }
+};
+
+template <>
+struct Mma<bfloat16_t, true> {
   static __device__ __forceinline__ void add(float (&sums)[4], const unsigned (&a)[4], const unsigned* b) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
                  "{%10,%11,%12,%13};"
@@ -85,7 +125,7 @@ struct Mma<bfloat16_t> {
 };
 
 template <>
-struct Mma<float> {
+struct Mma<float, true> {
   static __device__ __forceinline__ void add(float (&sums)[4], const unsigned (&a)[4], const unsigned* b) {
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
                  "{%10,%11,%12,%13};"
@@ -94,6 +134,8 @@ struct Mma<float> {
                    "f"(sums[2]), "f"(sums[3]));
   }
 };
+
+using TensorCores = Mma<scalar_t, SM_80 || USES_FFMA>;
 
 // The two terms of four floats: 11 bits each, so that 2^-22 of a float is left out. The second of a NaN is NaN.
 __device__ __forceinline__ void split(unsigned (&values)[4], unsigned (&low)[4]) {
@@ -137,7 +179,7 @@ __device__ __forceinline__ void add_products(Sums& sums, int g, const FragmentsA
 #pragma unroll
   for (int f = 0; f < FRAGMENTS; ++f) {
 #pragma unroll
-    for (int side = 0; side < 2; ++side) Mma<scalar_t>::add(sums[f][g * 2 + side], a[f], &b[side * 2]);
+    for (int side = 0; side < 2; ++side) TensorCores::add(sums[f][g * 2 + side], a[f], &b[side * 2]);
   }
 }
 
@@ -191,7 +233,7 @@ __device__ __forceinline__ void add_steps(Sums& sums, index_t steps, const Copy&
   for (index_t step = 0; step < steps;) {
     const index_t end = IS_SPLIT ? least(step + PROMOTED_STEPS, steps) : steps;
     for (; step < end; ++step) {
-      wait_for_copies<STAGES - 2>();
+      ChunkCopy::wait<STAGES - 2>();
       __syncthreads();
       copy(step + STAGES - 1, free_stage);
       multiply(IS_SPLIT ? recent : sums, step, stage);
@@ -200,5 +242,5 @@ __device__ __forceinline__ void add_steps(Sums& sums, index_t steps, const Copy&
     }
     if (IS_SPLIT) promote(sums, recent);
   }
-  wait_for_copies<0>();
+  ChunkCopy::wait<0>();
 }

@@ -16,7 +16,8 @@
 //              VECTOR elements per access, and as often the residual
 // Determinism  sums are in the order of channels' steps, in these of taps; within a fragment as
 //              the hardware adds
-// Limits       sm_80; 16-bit floats, or floats in TERMS; a residue without taps writes its bias or zeros
+// Limits       16-bit floats, or floats in TERMS; without SM_80 half_t, or floats by FFMA; a residue without taps
+//              writes its bias or zeros
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"
@@ -153,7 +154,7 @@ struct Copies {
       copy_positions(stage, exists);
       if (is_one_tap) next_tap();
     }
-    commit_copies();
+    ChunkCopy::commit();
   }
 
   // The tap and the chunk of this thread's `at`-th chunk, of taps of chunks_at_once each.
@@ -184,7 +185,7 @@ struct Copies {
 #pragma unroll
     for (int i = 0; i < COUNT_M; ++i) {
       const bool row_exists = p.rows % TILE_M == 0 || tile.m + row + i * APART < p.rows;
-      copy_once_async(to + stage * STAGE_BYTES + i * (APART * ROW_BYTES), from + i * APART * row_length,
+      ChunkCopy::copy_once(to + stage * STAGE_BYTES + i * (APART * ROW_BYTES), from + i * APART * row_length,
                       exists && row_exists);
     }
   }
@@ -197,7 +198,7 @@ struct Copies {
     for (int i = 0; i < COUNT_N; ++i) {
       const auto& s = sources[i];
       const bool inside = is_inside(s.d + move_d, p.d) && is_inside(s.h + move_h, p.h) && is_inside(s.w + move_w, p.w);
-      copy_async(to + stage * STAGE_BYTES + (TILE_M + i * APART) * ROW_BYTES, from + s.offset, inside);
+      ChunkCopy::copy(to + stage * STAGE_BYTES + (TILE_M + i * APART) * ROW_BYTES, from + s.offset, inside);
     }
   }
 };

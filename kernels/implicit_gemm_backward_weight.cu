@@ -12,7 +12,7 @@
 // Bytes        grad_y once per tile of columns, from L2 but for the first; x once per tap and tile of rows, from L1
 //              what other taps of the tile have read; parts once
 // Determinism  each sum is in the order of positions, as the hardware adds within a fragment
-// Limits       sm_80; 16-bit floats, or floats in TERMS
+// Limits       16-bit floats, or floats in TERMS; without SM_80 half_t, or floats by FFMA
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"
@@ -306,10 +306,10 @@ struct Copies {
     const index_t left = positions - step * POSITIONS;
 #pragma unroll
     for (int i = 0; i < YWriter::COPIES; ++i) {
-      copy_once_async(to + y_writer(i), grad_y + of_y[i], i * YWriter::APART < left);
+      ChunkCopy::copy_once(to + y_writer(i), grad_y + of_y[i], i * YWriter::APART < left);
     }
 #pragma unroll
-    for (int i = 0; i < XWriter::COPIES; ++i) copy_async(to + Y_BYTES + x_writer(i), x + of_x[i], inside[i]);
+    for (int i = 0; i < XWriter::COPIES; ++i) ChunkCopy::copy(to + Y_BYTES + x_writer(i), x + of_x[i], inside[i]);
   }
 };
 
@@ -382,7 +382,7 @@ implicit_gemm_backward_weight(const scalar_t* __restrict__ x,       // [N, G, C,
       sums, tile.steps,
       [&](index_t step, int stage) {
         if (step < tile.steps) copies.copy(room + stage * STAGE_BYTES, step, places[stage], p);
-        commit_copies();
+        ChunkCopy::commit();
       },
       [&](Sums& to, index_t step, int stage) {
         place(places[stage], step + STAGES, tile, p);

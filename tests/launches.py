@@ -37,6 +37,9 @@ class ZeroedNumpy:
         return getattr(np, {"empty": "zeros", "empty_like": "zeros_like"}.get(name, name))
 
 
+SM_75, SM_80 = (7, 5), (8, 0)
+
+
 @dataclass(frozen=True)
 class Launch:
     """A program, and the largest block and dynamic shared memory of one launch of its kernel."""
@@ -51,6 +54,7 @@ class Recorder:
     """A runtime that computes nothing and writes down what it is asked to launch."""
 
     specialises: bool
+    capability: tuple[int, int] = SM_80
     name: str = "recorder"
     xp: Any = field(default_factory=ZeroedNumpy)
     launches: dict[str, Launch] = field(default_factory=dict)
@@ -58,7 +62,7 @@ class Recorder:
     background: None = None
 
     def device(self, array: Array) -> Device:
-        return Device(0, "recorder", (8, 0), 4)
+        return Device(0, "recorder", self.capability, 4)
 
     def using(self, device: Device) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -92,9 +96,9 @@ def by(chosen: str | None, mode: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def recording(specialises: bool, wide: bool = False) -> Iterator[Recorder]:
+def recording(specialises: bool, wide: bool = False, capability: tuple[int, int] = SM_80) -> Iterator[Recorder]:
     """Within the block NumPy arrays go to the CUDA backend, launching nothing; `wide` asks for 64-bit indices."""
-    recorder = Recorder(specialises)
+    recorder = Recorder(specialises, capability)
     backend = CudaBackend(recorder)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # zeros where a result should be are not sound numbers
@@ -106,9 +110,11 @@ def recording(specialises: bool, wide: bool = False) -> Iterator[Recorder]:
 
 
 @cache
-def launches_of_calls(dtype: str, specialises: bool, wide: bool) -> tuple[Launch, ...]:
+def launches_of_calls(
+    dtype: str, specialises: bool, wide: bool, capability: tuple[int, int] = SM_80
+) -> tuple[Launch, ...]:
     """What the small calls of `calls` launch with their arrays as `dtype`, by every algorithm that takes it."""
-    with recording(specialises, wide) as recorder:
+    with recording(specialises, wide, capability) as recorder:
         for name in sorted(CALLS.keys() - ALIASES):
             if dtype != "float32" and specialises and ("1d" in name or "3d" in name):
                 continue  # of a specialised build a dtype exchanges no more than the types
@@ -133,9 +139,9 @@ def launches_of_calls(dtype: str, specialises: bool, wide: bool) -> tuple[Launch
 
 
 @cache
-def launches_of_layers(specialises: bool = True) -> tuple[Launch, ...]:
+def launches_of_layers(specialises: bool = True, capability: tuple[int, int] = SM_80) -> tuple[Launch, ...]:
     """What layers of real networks launch in float32, forward and backward, channels first and last."""
-    with recording(specialises) as recorder:
+    with recording(specialises, capability=capability) as recorder:
         for channels_last in (False, True):
             _run_layers(channels_last)
     return tuple(recorder.launches.values())
@@ -156,7 +162,7 @@ def _run_layers(channels_last: bool) -> None:
         return np.zeros(shape, np.float32)
 
     for way in () if channels_last else WAYS[1:]:
-        with by(*way):
+        with by(*way), contextlib.suppress(ValueError):  # not of this capability
             run(F.conv2d, image(1, 3, 224, 224), weight(64, 3, 7, 7), None, stride=2, padding=3)  # ResNet's stem
             run(F.conv2d, image(2, 64, 56, 56), weight(64, 64, 3, 3), weight(64), padding=1)
             run(F.conv2d, image(2, 128, 28, 28), weight(256, 128, 1, 1), None, stride=2)

@@ -46,8 +46,17 @@ def layouts(geometry: ConvGeometry, dtype: str, n: int = 2, channels_last: bool 
     return dense(x, itemsize, channels_last), dense(y, itemsize, channels_last)
 
 
-def chosen(direction: str, geometry: ConvGeometry, dtype: str, channels_last: bool = False, sm_80: bool = True) -> str:
-    return algorithm(direction, geometry, dtype, *layouts(geometry, dtype, channels_last=channels_last), sm_80)
+SM_70, SM_75, SM_80 = (7, 0), (7, 5), (8, 0)
+
+
+def chosen(
+    direction: str,
+    geometry: ConvGeometry,
+    dtype: str,
+    channels_last: bool = False,
+    capability: tuple[int, int] = SM_80,
+) -> str:
+    return algorithm(direction, geometry, dtype, *layouts(geometry, dtype, channels_last=channels_last), capability)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -87,7 +96,7 @@ def test_algorithms_by_size(direction: str, geometry: ConvGeometry, expected: st
 def test_algorithms_by_size_where_there_is_no_implicit_gemm(
     direction: str, geometry: ConvGeometry, expected: str
 ) -> None:
-    assert chosen(direction, geometry, "float32", sm_80=False) == expected
+    assert chosen(direction, geometry, "float32", capability=SM_70) == expected
     assert chosen(direction, geometry, "float64") == expected
 
 
@@ -101,9 +110,9 @@ def test_depthwise_is_what_its_kernels_compute(direction: str) -> None:
     assert chosen(direction, geometry, "float32", channels_last=True) == "depthwise"
     x, y = layouts(geometry, "float32")
     gaps = x._replace(strides=tuple(2 * step for step in x.strides))
-    assert algorithm(direction, geometry, "float32", gaps, y, True) == "direct"
+    assert algorithm(direction, geometry, "float32", gaps, y, SM_80) == "direct"
     mixed = layouts(geometry, "float32", channels_last=True)[0]
-    assert algorithm(direction, geometry, "float32", mixed, y, True) == "depthwise"  # by copies in C order
+    assert algorithm(direction, geometry, "float32", mixed, y, SM_80) == "depthwise"  # by copies in C order
     for name in ("direct", "im2col"):
         with gpucnn.algorithm(name):
             assert chosen(direction, geometry, "float32") == name
@@ -118,21 +127,22 @@ def test_filters_that_fill_shared_memory_are_left_to_the_direct_kernels() -> Non
 def test_what_a_product_cannot_compute_is_direct(dtype: str) -> None:
     for direction in DIRECTIONS:
         products = "direct" if dtype in INTEGER else "im2col"
-        assert chosen(direction, layer(64, 64), dtype, sm_80=False) == products
-        gathered = "implicit_gemm" if dtype in ("float16", "bfloat16", "float32") else products
-        assert chosen(direction, layer(64, 64), dtype) == gathered
+        assert chosen(direction, layer(64, 64), dtype, capability=SM_70) == products
+        for capability, gathered in ((SM_75, {"float16", "float32"}), (SM_80, {"float16", "bfloat16", "float32"})):
+            expected = "implicit_gemm" if dtype in gathered else products
+            assert chosen(direction, layer(64, 64), dtype, capability=capability) == expected
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("sm_80", [False, True])
-def test_no_dense_layer_of_the_benchmark_has_one_output_a_thread_in_16_bits(direction: str, sm_80: bool) -> None:
-    found = {
-        geometry: chosen(direction, geometry, dtype, sm_80=sm_80)
-        for geometry in dense_layers()
-        for dtype in ("float16", "bfloat16")
-    }
+@pytest.mark.parametrize("capability", [SM_70, SM_75, SM_80])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_no_dense_layer_of_the_benchmark_has_one_output_a_thread_in_16_bits(
+    direction: str, dtype: str, capability: tuple[int, int]
+) -> None:
+    found = {geometry: chosen(direction, geometry, dtype, capability=capability) for geometry in dense_layers()}
+    is_gathered = capability >= (SM_75 if dtype == "float16" else SM_80)
     assert len(found) > 40
-    assert set(found.values()) == ({"im2col", "implicit_gemm"} if sm_80 else {"im2col"})
+    assert set(found.values()) == ({"im2col", "implicit_gemm"} if is_gathered else {"im2col"})
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -142,7 +152,9 @@ def test_products_without_columns_are_those_of_cublas_where_it_has_the_precision
             assert chosen(direction, layer(64, 64), "float32") == "implicit_gemm"
             assert chosen(direction, layer(64, 64, 1), "float32") == expected
             assert chosen(direction, layer(64, 64, 1), "float16") == "im2col"
-            assert chosen(direction, layer(64, 64), "float32", sm_80=False) == "im2col"
+            assert chosen(direction, layer(64, 64), "float32", capability=SM_70) == "im2col"
+            by_ffma = "implicit_gemm" if precision == "fp32" else "im2col"
+            assert chosen(direction, layer(64, 64), "float32", capability=SM_75) == by_ffma
             assert chosen(direction, layer(64, 64), "complex64") == "im2col"
 
 
@@ -153,9 +165,10 @@ def test_the_callers_algorithm_is_taken() -> None:
             assert chosen("forward", layer(1, 1), "float16") == "implicit_gemm"
             with pytest.raises(ValueError, match="'implicit_gemm' computes no convolution of float64, expected one of"):
                 chosen("forward", layer(64, 64), "float64")
-            below = "computes no convolution of float16 on a GPU of compute capability below 8.0, expected one of"
-            with pytest.raises(ValueError, match=below):
-                chosen("forward", layer(64, 64), "float16", sm_80=False)
+            for dtype, capability in (("float16", SM_70), ("bfloat16", SM_75)):
+                on_this = "{} on a GPU of compute capability {}.{}, expected one of".format(dtype, *capability)
+                with pytest.raises(ValueError, match=f"computes no convolution of {on_this}"):
+                    chosen("forward", layer(64, 64), dtype, capability=capability)
         with gpucnn.algorithm("im2col"):
             assert chosen("forward", layer(1, 1), "float32") == "im2col"
             with pytest.raises(ValueError, match="algorithm: 'im2col' computes no convolution of int8"):
@@ -176,7 +189,9 @@ def test_winograd_is_what_its_transforms_apply_to(direction: str) -> None:
     """Ungrouped 3 x 3 taps in full float32, by itself where the channels are many."""
     is_weight = direction == "backward_weight"
     assert chosen(direction, layer(256, 256), "float32") == ("implicit_gemm" if is_weight else "winograd")
-    assert chosen(direction, layer(256, 256), "float32", sm_80=False) == "im2col"
+    assert chosen(direction, layer(256, 256), "float32", capability=SM_70) == "im2col"
+    on_turing = chosen(direction, layer(256, 256), "float32", capability=SM_75)
+    assert on_turing == ("implicit_gemm" if is_weight else "winograd")
     assert chosen(direction, layer(512, 16), "float32") == "implicit_gemm"
     line = conv_geometry("conv1d", (56,), Channels(256, 256), 3, 1, 1, 1)
     volume = conv_geometry("conv3d", (3, 56, 56), Channels(256, 256), (1, 3, 3), 1, (0, 1, 1), 1)
@@ -187,8 +202,8 @@ def test_winograd_is_what_its_transforms_apply_to(direction: str) -> None:
                 ValueError, match=r"^algorithm: 'winograd' computes no such convolution of float32, exp"
             ):
                 chosen(direction, geometry, "float32")
-        with pytest.raises(ValueError, match=r"of float32 on a GPU of compute capability below 8\.0"):
-            chosen(direction, layer(64, 64), "float32", sm_80=False)
+        with pytest.raises(ValueError, match=r"of float32 on a GPU of compute capability 7\.0"):
+            chosen(direction, layer(64, 64), "float32", capability=SM_70)
         with gpucnn.precision("tf32"), pytest.raises(ValueError, match="'winograd' computes no such convolution"):
             chosen(direction, layer(64, 64), "float32")
         if not is_weight:

@@ -149,7 +149,7 @@ def selected(direction: str = "forward", dtype: str = "float32") -> str:
         dense((2, channels, *size), np.dtype(dtype).itemsize)
         for channels, size in zip(GEOMETRY.channels[:2], (GEOMETRY.input_size, GEOMETRY.output_size), strict=True)
     )
-    return algorithm(direction, GEOMETRY, dtype, x, y, sm_80=True)
+    return algorithm(direction, GEOMETRY, dtype, x, y, (8, 0))
 
 
 @pytest.mark.parametrize("quicker", TIMED)

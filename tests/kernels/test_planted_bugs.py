@@ -197,7 +197,7 @@ BUGS = [
         WRONG, "k / 3 * p.w_h + k % 3 * p.w_w", "k % 3 * p.w_h + k / 3 * p.w_w"),
     # --- implicit GEMM --------------------------------------------------------------------------------------------
     Bug("a step multiplied before its copies land", "gemm.cuh", f"forward, {GEMM}",
-        UninitialisedRead, "wait_for_copies<STAGES - 2>", "wait_for_copies<STAGES - 1>"),
+        UninitialisedRead, "wait<STAGES - 2>", "wait<STAGES - 1>"),
     Bug("a step multiplied before others' copies land", "gemm.cuh", f"forward, {GEMM}",
         UninitialisedRead, "      __syncthreads();\n      copy(", "      copy("),
     Bug("matrices of a fragment in the other order", "implicit_gemm.cu", f"forward, {GEMM}",

@@ -69,8 +69,8 @@ def programs() -> list[tuple[Program, Launch]]:
     return [(one, launch) for one, launch in chosen if "PACK=" in one.constants]
 
 
-def code_of(compiler: Nvrtc, launch: Launch) -> Code:
-    image = compiler.compile(launch.source.text, launch.source.name, (*OPTIONS, f"-arch={ARCHITECTURE}")).image
+def code_of(compiler: Nvrtc, launch: Launch, architecture: str = ARCHITECTURE) -> Code:
+    image = compiler.compile(launch.source.text, launch.source.name, (*OPTIONS, f"-arch={architecture}")).image
     return codes(image)[launch.source.kernel]
 
 

@@ -40,6 +40,12 @@ def test_product_of_16_bit_floats(dtype: Any) -> None:
     assert abs(swapped - expected).max() > 0.1
 
 
+def test_product_of_8_values() -> None:
+    a, b, c = numbers((16, 8), np.float16), numbers((8, 8), np.float16), numbers((16, 8))
+    _, _, d = launch(FILE, "product_short", (1,), (32,), a.view("u2"), b.view("u2"), c)
+    np.testing.assert_allclose(d, a.astype("f8") @ b.astype("f8") + c, rtol=1e-6, atol=1e-6)
+
+
 def test_product_of_tf32() -> None:
     a, b, c = numbers((16, 8)), numbers((8, 8)), numbers((16, 8))
     _, _, d = launch(FILE, "product_tf32", (1,), (32,), a, b, c)

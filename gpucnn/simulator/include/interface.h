@@ -87,6 +87,7 @@ enum class Operation : int {
   kSyncWarp,
   kLoadMatrix,
   kMmaF16,
+  kMmaF16Short,  // of 8 values
   kMmaBf16,
   kMmaTf32,
 };

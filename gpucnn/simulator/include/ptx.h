@@ -109,6 +109,13 @@ inline void mma_sync_aligned_m16n8k16_row_col_f32_f16_f16_f32(
   mma(Operation::kMmaF16, d, {{a0, a1, a2, a3}, {b0, b1}, {c0, c1, c2, c3}}, site);
   d0 = d[0], d1 = d[1], d2 = d[2], d3 = d[3];
 }
+inline void mma_sync_aligned_m16n8k8_row_col_f32_f16_f16_f32(
+    float& d0, float& d1, float& d2, float& d3, uint32_t a0, uint32_t a1, uint32_t b0, float c0, float c1, float c2,
+    float c3, Site site = Site::here()) {
+  float d[4];
+  mma(Operation::kMmaF16Short, d, {{a0, a1, 0, 0}, {b0, 0}, {c0, c1, c2, c3}}, site);
+  d0 = d[0], d1 = d[1], d2 = d[2], d3 = d[3];
+}
 inline void mma_sync_aligned_m16n8k16_row_col_f32_bf16_bf16_f32(
     float& d0, float& d1, float& d2, float& d3, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
     uint32_t b1, float c0, float c1, float c2, float c3, Site site = Site::here()) {

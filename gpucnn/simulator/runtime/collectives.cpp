@@ -20,6 +20,7 @@ const char* operation_name(Operation operation) {
     case Operation::kSyncWarp: return "__syncwarp";
     case Operation::kLoadMatrix: return "ldmatrix";
     case Operation::kMmaF16: return "mma.sync.m16n8k16 f16";
+    case Operation::kMmaF16Short: return "mma.sync.m16n8k8 f16";
     case Operation::kMmaBf16: return "mma.sync.m16n8k16 bf16";
     case Operation::kMmaTf32: return "mma.sync.m16n8k8 tf32";
   }
@@ -142,7 +143,7 @@ static void gather_tf32(const MmaOperands& operands, int lane, Tile& tile) {
 // d = a * b + c. Products are exact in double; the hardware rounds sums in a way of its own.
 static void multiply(const Rendezvous& meeting) {
   const Operation operation = meeting.call.operation;
-  const int depth = operation == Operation::kMmaTf32 ? 8 : 16;
+  const int depth = operation == Operation::kMmaTf32 || operation == Operation::kMmaF16Short ? 8 : 16;
   Tile tile;
   for (int lane = 0; lane < kWarpSize; lane++) {
     const MmaOperands& operands = *static_cast<const MmaOperands*>(meeting.lanes[lane]->input);
@@ -183,6 +184,7 @@ static void carry_out(const Rendezvous& meeting, Warp& warp) {
     case Operation::kSyncWarp: warp.epoch++; break;
     case Operation::kLoadMatrix: load_matrices(meeting); break;
     case Operation::kMmaF16:
+    case Operation::kMmaF16Short:
     case Operation::kMmaBf16:
     case Operation::kMmaTf32: multiply(meeting); break;
   }

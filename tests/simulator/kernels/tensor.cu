@@ -56,6 +56,19 @@ extern "C" __global__ void product_16_bit(const unsigned short* a, const unsigne
   for (int i = 0; i < 4; i++) c[(g + i / 2 * 8) * 8 + t * 2 + i % 2] = d[i];
 }
 
+// c [16, 8] += a [16, 8] b [8, 8] of 16-bit floats for one warp.
+extern "C" __global__ void product_short(const unsigned short* a, const unsigned short* b, float* c) {
+  const int lane = threadIdx.x, g = lane / 4, t = lane % 4;
+  unsigned fa[2];
+  for (int i = 0; i < 2; i++) fa[i] = reinterpret_cast<const unsigned*>(a)[(g + i * 8) * 4 + t];
+  const unsigned fb = b[t * 2 * 8 + g] | b[(t * 2 + 1) * 8 + g] << 16;
+  float d[4];
+  for (int i = 0; i < 4; i++) d[i] = c[(g + i / 2 * 8) * 8 + t * 2 + i % 2];
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(fa[0]), "r"(fa[1]), "r"(fb));
+  for (int i = 0; i < 4; i++) c[(g + i / 2 * 8) * 8 + t * 2 + i % 2] = d[i];
+}
+
 // c [16, 8] += a [16, 8] b [8, 8] for one warp.
 extern "C" __global__ void product_tf32(const float* a, const float* b, float* c) {
   const int lane = threadIdx.x, g = lane / 4, t = lane % 4;

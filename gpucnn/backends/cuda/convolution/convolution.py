@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda.convolution import depthwise, direct, implicit_gemm, winograd
 from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
-from gpucnn.backends.cuda.convolution.select import algorithm, has_sm_80
+from gpucnn.backends.cuda.convolution.select import algorithm
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.launch.plans import layout
 from gpucnn.backends.dtypes import name_of
@@ -49,5 +49,5 @@ def convolve_backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: 
 
 
 def _algorithm(runtime: Runtime, direction: str, geometry: ConvGeometry, x: Array, y: Array) -> str:
-    sm_80 = has_sm_80(runtime.device(y))
-    return algorithm(direction, geometry, name_of(y.dtype), layout(x), layout(y), sm_80)
+    capability = runtime.device(y).compute_capability
+    return algorithm(direction, geometry, name_of(y.dtype), layout(x), layout(y), capability)

@@ -1,4 +1,4 @@
-"""Convolution as an implicit GEMM, on tensor cores or in full float32; of compute capability 8.0 and later.
+"""Convolution as an implicit GEMM, on tensor cores or in full float32; of compute capability 7.5 and later.
 
 Both factors are read with their channels innermost, in runs of 16 bytes: images and weights in another order, or of
 other numbers of channels, are copied first, once per call. Columns are gathered on the way to shared memory.
@@ -53,6 +53,7 @@ class Tile(NamedTuple):
     warps_m: int
     warps_n: int
     stages: int  # steps whose factors are in shared memory, up to 48 KiB
+    sm_80: bool = True
 
     @property
     def rows(self) -> int:
@@ -73,8 +74,16 @@ class Tile(NamedTuple):
     def constants(self) -> tuple[tuple[str, int], ...]:
         """The macros of a program for it."""
         return (
-            ("FRAGMENTS", self.fragments), ("WARPS_M", self.warps_m), ("WARPS_N", self.warps_n), ("STAGES", self.stages)
+            ("FRAGMENTS", self.fragments), ("WARPS_M", self.warps_m), ("WARPS_N", self.warps_n),
+            ("STAGES", self.stages), ("SM_80", int(self.sm_80)),
         )  # fmt: skip
+
+    def on(self, sm_80: bool) -> Tile:
+        """The tile for a device with compute capability 8.0 or without it.
+
+        Copies that wait need two stages, and with these two blocks of the largest tile fit a Turing multiprocessor.
+        """
+        return self if sm_80 else self._replace(stages=2, sm_80=False)
 
 
 TILES = (
@@ -95,11 +104,27 @@ def terms(dtype: np.dtype[Any]) -> int:
     return _TERMS[choices().precision] if dtype == np.float32 else 1
 
 
+SM_75, SM_80 = (7, 5), (8, 0)
+
+
+def computes(dtype: str, capability: tuple[int, int]) -> bool:
+    """Whether a device of this compute capability has the instructions: before 8.0 for float16, and FFMA."""
+    if capability >= SM_80:
+        return dtype in ("float16", "bfloat16", "float32")
+    return capability >= SM_75 and (dtype == "float16" or (dtype == "float32" and choices().precision == "fp32"))
+
+
+def has_sm_80(runtime: Runtime, array: Array) -> bool:
+    """Whether the array's device has compute capability 8.0: asynchronous copies, and products of 16 values."""
+    return runtime.device(array).compute_capability >= SM_80
+
+
 class Numbers(NamedTuple):
-    """Those that a launch computes with: the terms of a factor, and the dtype of biases."""
+    """Those that a launch computes with: the terms of a factor, and the dtype of biases; and what the device has."""
 
     terms: int
     bias: str
+    sm_80: bool
 
 
 def _rounded(dtype: np.dtype[Any]) -> str | None:
@@ -191,7 +216,8 @@ def _launch(
     """Launch the kernel over factors that are as it reads them; `not_finite` becomes 1 where a result is such."""
     residual = None if epilogue.residual is None else in_order_of(runtime, planes(epilogue.residual), planes(y))
     arrays = {"x": x, "w": w, "bias": bias, "residual": residual, "not_finite": not_finite, "y": y}
-    facts |= {"numbers": Numbers(terms(x.dtype), bias_dtype(x, bias)), "activation": activation_of(epilogue)}
+    numbers = Numbers(terms(x.dtype), bias_dtype(x, bias), has_sm_80(runtime, y))
+    facts |= {"numbers": numbers, "activation": activation_of(epilogue)}
     launch(runtime, GEMM, x.dtype, arrays, work, **facts)
 
 
@@ -243,13 +269,12 @@ def _sum_positions(
     groups, rows, taps = geometry.channels.groups, grad_y.shape[1], geometry.taps
     images, upstream = _image(runtime, x, groups), _image(runtime, grad_y, groups)
     depth = images.shape[2]
-    factors = terms(x.dtype)
+    factors, sm_80 = terms(x.dtype), has_sm_80(runtime, x)
     splits, _ = split_positions(x.shape[0], depth, x.itemsize, geometry, factors)
     parts = empty(runtime, (splits, rows, taps * depth), np.dtype(np.float32))
     arrays = {"x": images, "grad_y": upstream, "parts": parts}
-    launch(
-        runtime, BACKWARD_WEIGHT, x.dtype, arrays, _backward_weight_work, geometry=geometry, block=block, terms=factors
-    )
+    facts: dict[str, Hashable] = {"geometry": geometry, "block": block, "terms": factors, "sm_80": sm_80}
+    launch(runtime, BACKWARD_WEIGHT, x.dtype, arrays, _backward_weight_work, **facts)
     total = parts[0]
     if splits > 1:
         total = empty(runtime, total.shape, grad_w.dtype)
@@ -403,7 +428,7 @@ def _gemm_work(
     chunks = depth * x.itemsize // MAX_BYTES
     residues = prod(axes[f"residues_{name}"] for name in SPACE)
     positions = n * prod(axes[f"run_{name}"] for name in SPACE)
-    chosen = tile(rows, positions, groups * residues, numbers.terms)
+    chosen = tile(rows, positions, groups * residues, numbers.terms).on(numbers.sm_80)
     tiles_m, tiles_n = -(-rows // chosen.rows), -(-positions // chosen.columns)
     fields = {
         **axes,
@@ -511,11 +536,11 @@ def weight_tile(rows: int, terms: int = 1) -> Tile:
 
 
 def _backward_weight_work(
-    x: Layout, grad_y: Layout, parts: Layout, geometry: ConvGeometry, block: int, terms: int
+    x: Layout, grad_y: Layout, parts: Layout, geometry: ConvGeometry, block: int, terms: int, sm_80: bool
 ) -> Work:
     n, groups, depth, *_ = x.shape
     rows, (splits, run) = parts.shape[1] // groups, split_positions(n, depth, x.itemsize, geometry, terms)
-    chosen = weight_tile(rows, terms)
+    chosen = weight_tile(rows, terms).on(sm_80)
     tiles_m, tiles_n = -(-rows // chosen.rows), -(-parts.shape[2] // chosen.columns)
     fields: Fields = {"n": n, "groups": groups, "rows": rows, "block": block, "splits": splits, "run": run}
     for name, axis in zip(SPACE, geometry.axes, strict=True):

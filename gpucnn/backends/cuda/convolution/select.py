@@ -8,30 +8,31 @@ from __future__ import annotations
 
 from math import prod
 
-from gpucnn.backends.cuda.convolution import depthwise, im2col, winograd
-from gpucnn.backends.cuda.device.runtime import Device
+from gpucnn.backends.cuda.convolution import depthwise, im2col, implicit_gemm, winograd
 from gpucnn.backends.cuda.launch.plans import Layout
 from gpucnn.geometry import ConvGeometry
 from gpucnn.numerics import choices
 
 
-def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: Layout, sm_80: bool) -> str:
+def algorithm(
+    direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: Layout, capability: tuple[int, int]
+) -> str:
     """The algorithm of a convolution: the caller's choice, or the pick within `gpucnn.tuned`, else by its size.
 
     Without the caller's choice, depthwise convolutions of floats are ``"depthwise"``, regardless of tuning, if the
     kernels accept images with the layouts x [N, C, D, H, W] and y [N, OC, OD, OH, OW].
 
-    `direction` is "forward", "backward_input" or "backward_weight"; `sm_80` is whether the device has
-    compute capability 8.0.
+    `direction` is "forward", "backward_input" or "backward_weight"; `capability` is the device's compute capability.
 
     Raises
     ------
     ValueError
         The caller's choice does not compute this.
     """
-    (chosen, picks, *_), computed = choices(), algorithms(direction, geometry, dtype, sm_80)
+    (chosen, picks, *_), computed = choices(), algorithms(direction, geometry, dtype, capability)
     if chosen not in (None, *computed):
-        on_this = "" if sm_80 or chosen == "im2col" else " on a GPU of compute capability below 8.0"
+        is_old = chosen != "im2col" and capability < implicit_gemm.SM_80
+        on_this = " on a GPU of compute capability {}.{}".format(*capability) if is_old else ""
         what = "no such convolution" if chosen == "winograd" else "no convolution"
         raise ValueError(f"algorithm: {chosen!r} computes {what} of {dtype}{on_this}, expected one of {computed}")
     if chosen is not None:
@@ -55,7 +56,7 @@ def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: 
     return "im2col" if enough and worth and "im2col" in computed else "direct"
 
 
-def algorithms(direction: str, geometry: ConvGeometry, dtype: str, sm_80: bool) -> tuple[str, ...]:
+def algorithms(direction: str, geometry: ConvGeometry, dtype: str, capability: tuple[int, int]) -> tuple[str, ...]:
     """The algorithms that compute a convolution of `dtype`; depthwise kernels are selected separately.
 
     Examples
@@ -63,26 +64,20 @@ def algorithms(direction: str, geometry: ConvGeometry, dtype: str, sm_80: bool) 
     >>> from gpucnn.geometry.geometries import Channels, conv_geometry
     >>> geometry = conv_geometry("conv2d", (56, 56), Channels(64, 64), 3, 1, 1, 1)
     >>> for dtype in ("int32", "float16", "float32"):
-    ...     algorithms("forward", geometry, dtype, sm_80=True)
+    ...     algorithms("forward", geometry, dtype, (8, 0))
     ('direct',)
     ('direct', 'im2col', 'implicit_gemm')
     ('direct', 'im2col', 'implicit_gemm', 'winograd')
     """
     if dtype not in _PRODUCTS:
         return ("direct",)
-    if not sm_80 or dtype not in _GATHERED:
+    if not implicit_gemm.computes(dtype, capability):
         return ("direct", "im2col")
     return _ON_A_GPU if winograd.computes(direction, geometry, dtype) else _ON_A_GPU[:-1]
 
 
-def has_sm_80(device: Device) -> bool:
-    """Whether the device has compute capability 8.0, whose asynchronous copies "implicit_gemm" needs."""
-    return device.compute_capability >= (8, 0)
-
-
 _ON_A_GPU = ("direct", "im2col", "implicit_gemm", "winograd")
 _16_BITS = frozenset({"float16", "bfloat16"})
-_GATHERED = _16_BITS | {"float32"}  # dtypes of the implicit GEMM
 _MIN_PRODUCTS = 64  # of an output of a group, below which a tile is mostly padding
 
 _PRODUCTS = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})  # of cuBLAS
