@@ -1,6 +1,7 @@
 // x [N, C, D, H, W], C order: each input's sum over the entries of columns [N, C, KD, KH, KW, OD, OH, OW] that im2col
-// copies it to. It is gathered: for a block of rows, first along D and H into `sums` [KW, SH, rows, OW], where rows of
-// one residue modulo SH follow each other as those of the columns do, in long runs; then along W.
+// copies it to. It is gathered: for the rows of a block that have one residue modulo SH, first along D and H into `sums`
+// [KW, rows, OW], where they follow each other as those of the columns do, in long runs; then along W.
+#include "shuffles.hpp"
 #include "windows.hpp"
 
 struct Params {
@@ -13,7 +14,67 @@ struct Params {
   index_t columns_n, columns_c;
   index_t rows;  // of a residue in a block
   index_t c_block;
+  index_t parts;  // of a channel's blocks of rows, each of a work item
 };
+
+// What is added to the results [begin, end): `start` + i to result i.
+struct Source {
+  const scalar_t* start;
+  index_t begin, end;
+};
+
+constexpr int MAX_SOURCES = 16;  // of one pass
+
+// to[i] = the sum of from[k][i] over k, or that plus to[i] if not FIRST.
+template <bool FIRST, int COUNT>
+INLINE void sum_of(const scalar_t* const* from, int count, scalar_t* __restrict__ to, index_t length) {
+  if (COUNT) count = COUNT;
+  index_t i = 0;
+  auto vector_at = [&](index_t at) __attribute__((always_inline)) {
+    vector_t total = FIRST ? vector_t{} : load(to + at);
+    for (int k = 0; k < count; k++) total += load(from[k] + at);
+    store(to + at, total);
+  };
+  for (; i + LANES <= length; i += LANES) vector_at(i);
+  if (FIRST && length >= LANES) {
+    if (i < length) vector_at(length - LANES);
+    return;
+  }
+  for (; i < length; i++) {
+    scalar_t total = FIRST ? scalar_t(0) : to[i];
+    for (int k = 0; k < count; k++) total += from[k][i];
+    to[i] = total;
+  }
+}
+
+template <bool FIRST>
+static void sum_of(const scalar_t* const* from, int count, scalar_t* to, index_t length) {
+  if (count == 1) return sum_of<FIRST, 1>(from, count, to, length);
+  if (count == 2) return sum_of<FIRST, 2>(from, count, to, length);
+  if (count == 3) return sum_of<FIRST, 3>(from, count, to, length);
+  sum_of<FIRST, 0>(from, count, to, length);
+}
+
+// to[0, length), the sums of sources in their order, `ahead` of their starts: run by run of those that have the same ones.
+static void sum_sources(const Source* sources, int count, index_t ahead, bool is_first, scalar_t* to, index_t length) {
+  for (index_t at = 0; at < length;) {
+    const scalar_t* from[MAX_SOURCES];
+    int found = 0;
+    index_t end = length;
+    for (int i = 0; i < count; i++) {
+      const Source& source = sources[i];
+      if (source.begin > at) end = min(end, source.begin);
+      if (source.begin > at || source.end <= at) continue;
+      from[found++] = source.start + ahead + at;
+      end = min(end, source.end);
+    }
+    if (is_first)
+      sum_of<true>(from, found, to + at, end - at);
+    else if (found)
+      sum_of<false>(from, found, to + at, end - at);
+    at = end;
+  }
+}
 
 INLINE void add(const scalar_t* __restrict__ from, scalar_t* __restrict__ to, index_t count) {
   for (index_t i = 0; i < count; i++) to[i] += from[i];
@@ -25,41 +86,37 @@ INLINE void zero_columns(scalar_t* plane, index_t rows, index_t width, Range col
   }
 }
 
-// offset = quotient * stride + residue, with the residue in [0, stride).
-struct Shift {
-  index_t quotient, residue;
-
-  Shift(index_t offset, index_t stride)
-      : quotient(offset >= 0 ? offset / stride : -ceil_div(-offset, stride)), residue(offset - quotient * stride) {}
-};
-
-// sums [KW, SH, rows, OW] of the rows [first, first + count) of each residue, of depth d.
-static void sum_down(const Params* p, const scalar_t* columns, index_t d, index_t first, index_t count,
+// sums [KW, rows, OW] of the image's rows first * SH + residue, + SH, ..., `count` of them, of depth d.
+static void sum_down(const Params* p, const scalar_t* columns, index_t d, index_t first, index_t residue, index_t count,
                      scalar_t* sums) {
-  index_t plane = p->oh * p->ow, of_residue = p->rows * p->ow, of_tap = p->sh * of_residue;
-  fill_zero(sums, p->kw * of_tap);
+  index_t plane = p->oh * p->ow, of_tap = p->rows * p->ow;
+  Source sources[MAX_SOURCES];
+  int found = 0;
+  bool is_first = true;
+  auto sum = [&] {
+    for (index_t kw = 0; kw < p->kw; kw++)
+      sum_sources(sources, found, kw * p->od * plane, is_first, sums + kw * of_tap, count * p->ow);
+    found = 0, is_first = false;
+  };
   for (index_t kd = 0; kd < p->kd; kd++) {
     Shift depth(d + p->pd - kd * p->dd, p->sd);
     index_t od = depth.quotient;
     if (depth.residue || od < 0 || od >= p->od) continue;
     for (index_t kh = 0; kh < p->kh; kh++) {
-      Shift shift(kh * p->dh - p->ph, p->sh);
-      index_t begin = max(index_t(0), first - shift.quotient);
-      index_t end = min(p->oh, first + count - shift.quotient);
-      if (begin >= end) continue;
-      const scalar_t* from = columns + ((kd * p->kh + kh) * p->kw * p->od + od) * plane + begin * p->ow;
-      scalar_t* to = sums + shift.residue * of_residue + (begin + shift.quotient - first) * p->ow;
-      for (index_t kw = 0; kw < p->kw; kw++) {
-        add(from + kw * p->od * plane, to + kw * of_tap, (end - begin) * p->ow);
-      }
+      index_t offset = kh * p->dh - p->ph - residue, row = first - offset / p->sh;  // of outputs, for the first of sums
+      if (offset % p->sh || row >= p->oh || row + count <= 0) continue;
+      const scalar_t* from = columns + ((kd * p->kh + kh) * p->kw * p->od + od) * plane;
+      if (found == MAX_SOURCES) sum();
+      sources[found++] = {from + row * p->ow, max(index_t(0), -row) * p->ow, min(count, p->oh - row) * p->ow};
     }
   }
+  if (found || is_first) sum();
 }
 
 // lanes [SW, count, width] of rows of the image: lane s holds elements s, s + SW, ... It overwrites what `sums` has
 // beyond the ends of rows.
 static void sum_across(const Params* p, scalar_t* sums, index_t count, scalar_t* lanes, index_t width) {
-  index_t of_tap = p->sh * p->rows * p->ow;
+  index_t of_tap = p->rows * p->ow;
   fill_zero(lanes, p->sw * count * width);
   for (index_t kw = 0; kw < p->kw; kw++, sums += of_tap) {
     Shift shift(kw * p->dw - p->pw, p->sw);
@@ -79,15 +136,37 @@ static void sum_across(const Params* p, scalar_t* sums, index_t count, scalar_t*
   }
 }
 
-template <int STRIDE>
-INLINE void interleave(const scalar_t* __restrict__ lanes, index_t stride, index_t lane, scalar_t* __restrict__ x,
-                       index_t count) {
-  if (STRIDE) stride = STRIDE;
-  index_t whole = count / stride;
-  for (index_t i = 0; i < whole; i++) {
-    for (index_t s = 0; s < stride; s++) x[i * stride + s] = lanes[s * lane + i];
+// x[i * STRIDE + s] = lanes[s * lane + i] for i in [0, L) and s in [0, STRIDE), which is 2 or 4.
+template <int L, int STRIDE>
+INLINE void join_vectors(const scalar_t* lanes, index_t lane, scalar_t* x) {
+  auto at = [&](int s) __attribute__((always_inline)) { return read<Values<L>>(lanes + s * lane); };
+  if constexpr (STRIDE == 2) {
+    interleave<L>(x, at(0), at(1));
+  } else {
+    scalar_t even[2 * L], odd[2 * L];
+    interleave<L>(even, at(0), at(2)), interleave<L>(odd, at(1), at(3));
+    for (int i = 0; i < 2; i++)
+      interleave<L>(x + 2 * i * L, read<Values<L>>(even + i * L), read<Values<L>>(odd + i * L));
   }
-  for (index_t s = 0; s < count - whole * stride; s++) x[whole * stride + s] = lanes[s * lane + whole];
+}
+
+// A row of its residues, of which those of each are `lane` apart. The last vectors overlap those before.
+template <int STRIDE>
+INLINE void join_row(const scalar_t* lanes, index_t lane, scalar_t* x, index_t count) {
+  index_t whole = count / STRIDE, i = 0;
+  for (; i + LANES <= whole; i += LANES) join_vectors<LANES, STRIDE>(lanes + i, lane, x + i * STRIDE);
+  if (i < whole && whole >= LANES) {
+    join_vectors<LANES, STRIDE>(lanes + whole - LANES, lane, x + (whole - LANES) * STRIDE);
+    i = whole;
+  }
+  for (i *= STRIDE; i < count; i++) x[i] = lanes[i % STRIDE * lane + i / STRIDE];
+}
+
+static void join_row(const scalar_t* lanes, index_t stride, index_t lane, scalar_t* x, index_t count) {
+  if (stride == 2) return join_row<2>(lanes, lane, x, count);
+  if (stride == 4) return join_row<4>(lanes, lane, x, count);
+  for (index_t s = 0; s < stride; s++)
+    for (index_t i = 0; i * stride + s < count; i++) x[i * stride + s] = lanes[s * lane + i];
 }
 
 // The image's rows first * SH + residue, + SH, ..., of which there are `count`.
@@ -100,34 +179,33 @@ static void store_rows(const Params* p, scalar_t* sums, index_t count, scalar_t*
   } else {
     sum_across(p, sums, count, lanes, width);
     for (index_t i = 0; i < count; i++) {
-      const scalar_t* from = lanes + i * width;
-      if (p->sw == 2) interleave<2>(from, 2, count * width, x + i * step, p->w);
-      if (p->sw != 2) interleave<0>(from, p->sw, count * width, x + i * step, p->w);
+      join_row(lanes + i * width, p->sw, count * width, x + i * step, p->w);
     }
   }
 }
 
-static void fold_channel(const Params* p, const scalar_t* columns, scalar_t* x, scalar_t* workspace) {
-  scalar_t *sums = workspace, *lanes = workspace + p->kw * p->sh * p->rows * p->ow;
-  index_t all_rows = ceil_div(p->h, p->sh);
-  for (index_t d = 0; d < p->d; d++, x += p->h * p->w) {
-    for (index_t first = 0; first < all_rows; first += p->rows) {
-      sum_down(p, columns, d, first, min(p->rows, all_rows - first), sums);
-      for (index_t residue = 0; residue < p->sh; residue++) {
-        index_t row = first * p->sh + residue;  // the last block may have one row less of some residues
-        index_t count = min(p->rows, ceil_div(max(index_t(0), p->h - row), p->sh));
-        if (count > 0) store_rows(p, sums + residue * p->rows * p->ow, count, x + row * p->w, lanes);
-      }
+// A part of the blocks of rows of a channel, those of all depths.
+static void fold_channel(const Params* p, const scalar_t* columns, Range blocks, scalar_t* x, scalar_t* workspace) {
+  index_t of_depth = ceil_div(ceil_div(p->h, p->sh), p->rows);
+  scalar_t *sums = workspace, *lanes = workspace + p->kw * p->rows * p->ow;
+  for (index_t block = blocks.begin; block < blocks.end; block++) {
+    index_t d = block / of_depth, first = block % of_depth * p->rows;
+    for (index_t residue = 0; residue < p->sh; residue++) {
+      index_t row = first * p->sh + residue;  // the last block may have one row less of some residues
+      index_t count = min(p->rows, ceil_div(max(index_t(0), p->h - row), p->sh));
+      if (count == 0) continue;
+      sum_down(p, columns, d, first, residue, count, sums);
+      store_rows(p, sums, count, x + (d * p->h + row) * p->w, lanes);
     }
   }
 }
 
 KERNEL col2im(const Params* p, const scalar_t* columns, scalar_t* x, scalar_t* workspace, int64_t item) {
-  index_t blocks = ceil_div(p->c, p->c_block), n = item / blocks, c = item % blocks * p->c_block;
+  index_t blocks = ceil_div(p->c, p->c_block), n = item / p->parts / blocks, c = item / p->parts % blocks * p->c_block;
   index_t channels = min(p->c_block, p->c - c), plane = p->d * p->h * p->w;
+  Range part = part_of(p->d * ceil_div(ceil_div(p->h, p->sh), p->rows), item % p->parts, p->parts);
   columns += n * p->columns_n + c * p->columns_c;
   x += (n * p->c + c) * plane;
-  for (index_t i = 0; i < channels; i++) {
-    fold_channel(p, columns + i * p->columns_c, x + i * plane, workspace);
-  }
+  for (index_t i = 0; i < channels; i++)
+    fold_channel(p, columns + i * p->columns_c, part, x + i * plane, workspace);
 }

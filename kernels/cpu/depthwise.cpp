@@ -18,9 +18,10 @@ struct Params {
   index_t bias_c;
   index_t dgrad;             // whether targets are grad_x
   index_t items;
+  index_t pieces, piece;     // of a row of targets that items share, and the targets of one, in whole blocks
   index_t parts;             // of the batch, each with its partial sums, in wgrad
   index_t pixels;            // positions whose products are summed before they join the others, in wgrad
-  index_t chunks;            // of channels that are transposed together
+  index_t chunks;            // of channels that are transposed together, or of an item of wgrad
   index_t box_d, box_h, box_w;  // targets of a box
   index_t acts;              // the epilogue
   double least, most, slope;
@@ -39,11 +40,21 @@ KERNEL depthwise_pixels(const Params* p, const scalar_t* from, const scalar_t* w
   });
 }
 
-// Partial sums [taps, width] of grad_w, one for each item.
+// The channels of a chunk: whole vectors, and in the last one what is left.
+INLINE Range channels_of(const Params* p, index_t chunk) {
+  Range vectors = part_of(max<index_t>(1, p->c / LANES), chunk, p->chunks);
+  return {vectors.begin * LANES, chunk + 1 == p->chunks ? p->c : vectors.end * LANES};
+}
+
+// Partial sums [taps, width] of grad_w, one for each part of the rows; an item computes a chunk of one of them.
 KERNEL depthwise_pixels_gradient(const Params* p, const scalar_t* from, const scalar_t* to, scalar_t* partial,
                                  scalar_t* workspace, int64_t item) {
   Room room(p, workspace);
-  add_rows(p, room, GROUP_OF<1>, from, to, partial, item);
+  Range channels = channels_of(p, item % p->chunks);
+  Params some = *p;
+  some.c = channels.end - channels.begin, some.items = p->parts;
+  index_t c = channels.begin;
+  add_rows(&some, room, GROUP_OF<1>, from + c, to + c, partial + c, item / p->chunks);
 }
 
 // --- Any memory order -------------------------------------------------------------------------------------------------
@@ -117,8 +128,7 @@ struct Chunk {
   Copy from, to;
 
   Chunk(const Params* p, index_t chunk, const Box& box, scalar_t* start) : params(*p) {
-    Range vectors = part_of(max<index_t>(1, p->c / LANES), chunk, p->chunks);
-    channels = {vectors.begin * LANES, chunk + 1 == p->chunks ? p->c : vectors.end * LANES};
+    channels = channels_of(p, chunk);
     index_t width = max<index_t>(LANES, channels.end - channels.begin);
     Range d = reach(box.d, p->dgrad, p->kernel_d, p->stride_d, p->dilation_d, p->low_d, p->source_d);
     Range h = reach(box.h, p->dgrad, p->kernel_h, p->stride_h, p->dilation_h, p->low_h, p->source_h);
@@ -168,12 +178,9 @@ KERNEL depthwise_planes_gradient(const Params* p, const scalar_t* from, const sc
   Steps by_from = {p->from_c, p->from_d, p->from_h, p->from_w}, by_to = {p->to_c, p->to_d, p->to_h, p->to_w};
   index_t chunk = item % p->chunks, part = item / p->chunks, taps = p->kernel_d * p->kernel_h * p->kernel_w;
   Chunk any(p, chunk, box_of(p, 0), room.rest);
-  index_t c = any.channels.begin, vectors_bytes = round_up(any.params.c, LANES) * sizeof(scalar_t);
+  index_t c = any.channels.begin;
   Stages stages = {partial + part * taps * p->width + c, room.rest + c, 0};
-  for (index_t t = 0; t < taps; t++) {
-    memset(stages.total + t * p->width, 0, vectors_bytes);
-    memset(stages.sums + t * p->width, 0, vectors_bytes);
-  }
+  clear(&any.params, 1, stages);
   Range images = part_of(p->n, part, p->parts);
   for (index_t n = images.begin; n < images.end; n++)
     for (index_t index = 0; index < boxes(p); index++) {

@@ -415,6 +415,15 @@ static void add_box(const Params* p, Room& room, Group group, const scalar_t* fr
   });
 }
 
+// Sets both to zero: of p->c channels, to whole vectors.
+INLINE void clear(const Params* p, index_t group, const Stages& stages) {
+  index_t bytes = round_up(p->c, LANES) * sizeof(scalar_t);
+  for (index_t t = 0; t < p->kernel_d * p->kernel_h * p->kernel_w * group; t++) {
+    memset(stages.total + t * p->width, 0, bytes);
+    memset(stages.sums + t * p->width, 0, bytes);
+  }
+}
+
 // Adds the sums of one stage to the other, if they are of so many positions.
 INLINE void join(const Params* p, index_t group, Stages& stages, index_t least) {
   if (stages.pixels < least) return;
@@ -442,15 +451,17 @@ INLINE void add_pieces(const Params* p, Room& room, Group group, const scalar_t*
       }
 }
 
-// Calls `body(n, box)` for each row of targets of a work item.
+// Calls `body(n, box)` for the targets of a work item: whole rows, or pieces of rows where these are few.
 template <class Body>
 INLINE void for_rows(const Params* p, index_t item, Body body) {
-  Range part = part_of(p->n * p->target_d * p->target_h, item, p->items);
-  for (index_t row = part.begin; row < part.end;) {
+  Range part = part_of(p->n * p->target_d * p->target_h * p->pieces, item, p->items);
+  for (index_t unit = part.begin; unit < part.end;) {
+    index_t row = unit / p->pieces, first = unit % p->pieces, left = part.end - unit;
     index_t n = row / p->target_h / p->target_d, d = row / p->target_h % p->target_d, h = row % p->target_h;
-    index_t end = min(p->target_h, h + part.end - row);
-    body(n, Box{{d, d + 1}, {h, end}, {0, p->target_w}});
-    row += end - h;
+    index_t rows = p->pieces > 1 ? 1 : min(p->target_h - h, left), pieces = min(p->pieces - first, left);
+    Range w = {first * p->piece, min((first + pieces) * p->piece, p->target_w)};
+    body(n, Box{{d, d + 1}, {h, h + rows}, w});
+    unit += p->pieces > 1 ? pieces : rows;
   }
 }
 
@@ -459,8 +470,7 @@ static void add_rows(const Params* p, Room& room, Group group, const scalar_t* f
                      scalar_t* partial, index_t item) {
   index_t count = p->kernel_d * p->kernel_h * p->kernel_w * group.channels * p->width;
   Stages stages = {partial + item * count, room.rest, 0};
-  memset(stages.total, 0, count * sizeof(scalar_t));
-  memset(stages.sums, 0, count * sizeof(scalar_t));
+  clear(p, group.channels, stages);
   for_rows(p, item, [&](index_t n, Box box) {
     add_pieces(p, room, group, from + n * p->from_n, to + n * p->to_n, stages, box);
   });

@@ -11,6 +11,14 @@ INLINE Range inside(index_t offset, index_t stride, index_t size, index_t out) {
   return {begin, max(begin, min(end, out))};
 }
 
+// offset = quotient * stride + residue, with the residue in [0, stride).
+struct Shift {
+  index_t quotient, residue;
+
+  Shift(index_t offset, index_t stride)
+      : quotient(offset >= 0 ? offset / stride : -ceil_div(-offset, stride)), residue(offset - quotient * stride) {}
+};
+
 INLINE void fill_zero(scalar_t* to, index_t count) {
   for (index_t i = 0; i < count; i++) to[i] = 0;
 }

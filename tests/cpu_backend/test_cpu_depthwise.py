@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ KNOWN = [  # channels, outputs and groups; size, kernel, stride, padding, dilati
     ((2, 2, 2), (30000,), 9, 4, 4, 1),  # and of columns
     ((2, 2, 2), (30001,), 5, 1, 6, 3),  # whose runs are dilated
     ((32, 32, 32), (4, 4), 3, 5, 4, 1),  # inputs that no tap reaches, windows wholly in padding
+    ((64, 64, 64), (3000,), 3, 1, 4, 4),  # pieces of a row, with the last one short
+    ((40, 40, 40), (4001,), 5, 2, 2, 1),
+    ((530, 530, 530), (14, 14), 3, 1, 1, 1),  # chunks of channels of a weight's gradient
     ((32, 32, 8), (14, 14), 3, 1, 1, 1),
     ((24, 48, 3), (9, 60), 3, 2, 1, 1),
     ((10, 30, 5), (6, 7, 8), 3, 2, 1, 1),
@@ -136,9 +140,11 @@ def test_gradients_of_no_image_are_zero() -> None:
 def test_bits_do_not_depend_on_threads(direction: str) -> None:
     geometry = conv_geometry("test", (60, 60), Channels(64, 64, 64), 3, 1, 1, 1)
     small = conv_geometry("test", (40, 40), Channels(64, 64, 16), 3, 1, 1, 1)
+    row = conv_geometry("test", (3000,), Channels(64, 64, 64), 3, 1, 4, 4)
     before = get_num_threads()
-    for each in (geometry, small):
-        arrays = arrays_of(np.random.default_rng(8), each, "float32")
+    for each, order in product((geometry, small, row), ("contiguous", "channels_last")):
+        x, w, grad_y = arrays_of(np.random.default_rng(8), each, "float32")
+        arrays = arranged(x, order), w, arranged(grad_y, order)
         bits = []
         try:
             for threads in (1, 3):

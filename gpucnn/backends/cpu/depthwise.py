@@ -40,8 +40,10 @@ MIN_PAIRS = 32  # of channels of a group, for its wgrad to be an implicit GEMM
 VECTOR_BYTES = 64  # of the widest vector
 ITEM = 1 << 18  # multiply-adds of a work item, which take some 10 us
 MIN_ITEMS, MAX_ITEMS = 4, 64  # fewer take less time than a thread to wake up
+MIN_UNITS = 16  # rows of targets, else they are cut into pieces: those read some sources again
 ELEMENT = 8  # multiply-adds that take as long as to read and write an element
 ITEM_ELEMENTS = 1 << 17  # of a part of a wgrad's batch
+ITEM_CHANNELS = 256  # least of an item of wgrad, where they are innermost: of 128, some layers took a quarter more time
 PIXELS = 512  # of grad_y whose products are summed before they join the others: short sums are more exact
 MAX_PARTS = 8  # of a wgrad's batch, each with partial sums
 BOX_BYTES = 384 << 10  # of a box's copies, which stay in the second-level cache
@@ -120,11 +122,17 @@ def _plan(
 ) -> Callable[[Array, Array, Array | None, Array], None]:
     """The function of arrays of these layouts that computes a forward or a dgrad."""
     sizes = _sizes(geometry, direction == "backward_input", source.itemsize)
-    n, _, depth, height, _ = target.shape
+    n, _, depth, height, width = target.shape
     last, group = _is_innermost(source, target), geometry.channels.inputs // geometry.channels.groups
-    units = n * depth * height if last else n * sizes.chunks * sizes.boxes
-    items = _items(max(prod(source.shape), prod(target.shape)), geometry, units)
-    images = {"n": n, "items": items, "parts": 1, **strides("from", source, "ncdhw"), **strides("to", target, "ncdhw")}
+    items = _items(max(prod(source.shape), prod(target.shape)), geometry)
+    units, piece = n * sizes.chunks * sizes.boxes, width
+    if last:
+        units = n * depth * height
+        piece = _piece(geometry.axes[2], width, -(-min(items, MIN_UNITS) // units))
+    pieces = -(-width // piece)
+    items = min(items, units * pieces)
+    images = {"n": n, "items": items, "parts": 1, "pieces": pieces, "piece": piece}
+    images |= {**strides("from", source, "ncdhw"), **strides("to", target, "ncdhw")}
     values = {**sizes.values, **images, **strides("bias", bias, "c"), "group": group, **finish._asdict()}
     if group > 1:
         values |= strides("w", by_group(w, geometry), "gcmdhw" if direction == "backward_input" else "gmcdhw")
@@ -149,12 +157,22 @@ def _plan_gradient(
 ) -> Callable[[Array, Array, Array], None]:
     """The function of arrays of these layouts that computes a wgrad."""
     sizes = _sizes(geometry, False, x.itemsize)
-    n, _, depth, height, _ = grad_y.shape
+    n, channels, depth, height, width = grad_y.shape
     last, group = _is_innermost(x, grad_y), geometry.channels.inputs // geometry.channels.groups
-    most = min(MAX_PARTS, max(prod(x.shape), prod(grad_y.shape)) // ITEM_ELEMENTS)
-    parts = max(1, min(most, n * depth * height if last else n))
-    items = parts if last else parts * sizes.chunks
-    images = {"n": n, "items": items, "parts": parts, **strides("from", x, "ncdhw"), **strides("to", grad_y, "ncdhw")}
+    elements = max(prod(x.shape), prod(grad_y.shape))
+    parts, chunks, piece = max(1, min(MAX_PARTS, elements // ITEM_ELEMENTS)), sizes.chunks, width
+    if last:
+        parts, rows = 1 << parts.bit_length() - 1, max(1, n * depth * height)
+        piece = _piece(geometry.axes[2], width, -(-parts // rows))
+        parts = min(parts, rows * -(-width // piece))
+        if group == 1:
+            wanted = min(MAX_PARTS, _items(elements, geometry))
+            chunks = max(1, min(channels // ITEM_CHANNELS, -(-wanted // parts)))
+    else:
+        parts = min(parts, n)
+    items = parts * (1 if group > 1 else chunks)
+    images = {"n": n, "items": items, "parts": parts, "pieces": -(-width // piece), "piece": piece, "chunks": chunks}
+    images |= {**strides("from", x, "ncdhw"), **strides("to", grad_y, "ncdhw")}
     values = {**sizes.values, **images, **strides("bias", None, "c"), "group": group, **NOTHING._asdict()}
     sums = geometry.taps * group * sizes.width
     workspace = sizes.room + sums + 64 + (0 if last else sizes.copies)
@@ -174,11 +192,17 @@ def _plan_gradient(
     return run
 
 
-def _items(elements: int, geometry: ConvGeometry, units: int) -> int:
-    """Work items of a forward or a dgrad, of units that are not divided."""
+def _items(elements: int, geometry: ConvGeometry) -> int:
+    """Work items of a direction, for the larger image's elements."""
     inputs, _, groups = geometry.channels
     count = elements * (geometry.taps * inputs // groups + ELEMENT) // ITEM
-    return 1 if count < MIN_ITEMS else min(units, MAX_ITEMS, count)
+    return 1 if count < MIN_ITEMS else min(MAX_ITEMS, count)
+
+
+def _piece(axis: Axis, targets: int, pieces: int) -> int:
+    """The targets along the width of at most so many pieces: as many as whole blocks have, whose taps lie together."""
+    block = BLOCK * axis.stride * axis.dilation
+    return targets if pieces == 1 else -(-targets // (pieces * block)) * block
 
 
 def _is_innermost(*images: Layout) -> bool:

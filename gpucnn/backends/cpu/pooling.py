@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cpu.elementwise import work_items
 from gpucnn.backends.cpu.library import Kernel, Launch, Layout, Value, layout, strides
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.listening import note_computed, read
@@ -40,12 +39,17 @@ MAX_WINDOW = 32  # as in kernels/cpu/pool_indices.cpp
 MAX_TAPS = 64  # of windows that overlap much; NumPy's passes are fewer from about there on
 MAX_SUM = 4096  # sources that are added up one by one
 TABLES_BYTES = 4 << 20  # of all cached tables
+INDEX_TAPS = 4  # that take as long as to put a value to its index
 LABELS = 1 << 31  # positions of a plane that float32's lanes can hold
 LONGEST_VECTOR = 16  # scalars of a vector, at most
 MAX_LAUNCHES = 16  # that a plan keeps
 MIN_PARTS = 4  # work items that images are cut for by channels, whose parts are read and written in short runs
 PART = 16  # channels that are never divided: a cache line of float32
-WORK = 4  # elements that take as long as one of `work_items`
+# Work of an item, in elements read and taps of elements written, which takes some 20 us. Less than two are not worth to
+# wake a thread for, and few are shared unevenly.
+ITEM = 1 << 18
+MIN_ITEMS, MAX_ITEMS = 4, 64
+ITEM_REACH = 4  # least rows of an item, in rows that a window reaches over, where windows overlap
 # Least taps along an axis of windows of maxima that are made of windows half as long: on planes of 19 x 19, windows of
 # 13 x 13 take 0.4 of the time so, those of 9 x 9 0.55, those of 5 x 5 0.8.
 MIN_DOUBLED = 5
@@ -115,8 +119,10 @@ def _launch_of(kernel: Kernel, plan: Plan, x: Layout, y: Layout, labelled: bool)
         if margin or plan.plane.row * item != x.strides[3]:
             margin = plan.plane.row
     slots = depth * height or MAX_ROWS
-    elements = prod(x.shape) + prod(y.shape)
-    items = min(work_items(elements // WORK), prod(y.shape) // (ow * lanes))
+    rows = prod(y.shape) // (ow * lanes)
+    if plan.d_overlap or plan.h_overlap:  # an item reduces again, or reads again, some rows of the one before
+        rows = max(1, rows // (ITEM_REACH * plan.d_reach * plan.h_reach))
+    items = min(_items(prod(x.shape) + prod(y.shape) * plan.taps), rows)
     values = {
         **plan.values,
         **{"n": n, "c": c, "margin": margin, "pitch": pitch, "block": block, "items": items},
@@ -130,6 +136,11 @@ def _launch_of(kernel: Kernel, plan: Plan, x: Layout, y: Layout, labelled: bool)
         slots, labels = slots + block, labels and labels + block
     workspace = tags + block * margin + ALIGNED + (slots + labels) * pitch
     return Launch(kernel, plan.dtype, values, items, workspace)
+
+
+def _items(work: int) -> int:
+    count = work // ITEM
+    return 1 if count < 2 else min(max(MIN_ITEMS, count), MAX_ITEMS)
 
 
 # --- By indices -----------------------------------------------------------------------------------------------------
@@ -216,7 +227,7 @@ def _launch_by_indices(
     fields = dict.fromkeys(_ADD_BY_TAPS.fields, 0) | {"n": planes_each, "c": channels, "part": part, **dict(taps)}
     fields |= {"windows": windows // (n * c), "positions": positions // (n * c)}
     units = n * fields["positions"] // fields["w"] if taps else planes_each * -(-channels // part)
-    fields["items"] = min(work_items((windows + positions) // WORK), units)
+    fields["items"] = min(_items(INDEX_TAPS * windows + positions), units)
     return Launch(kernel, dtype, fields, fields["items"]), fields["items"]
 
 
@@ -347,12 +358,14 @@ def plane_of(row: Row, length: int, h: Reads, w: Reads, depth: int) -> Plane | N
 class Plan:
     """What a reduction over windows needs that depends on the geometry and the memory order alone.
 
-    `views` are the steps to the arrays as the kernel sees them, `margin` counts positions of a row with what windows
+    `taps` count for an element of the result: all, or those along each axis where rows are reduced first. `views` are
+    the steps to the arrays as the kernel sees them, `margin` counts positions of a row with what windows
     read beside it, `reads` and `divisors` are the kernel's tables. `launches` are kept by the layouts of the arrays.
     """
 
     is_direct: bool
     channels_last: bool
+    taps: int
     views: tuple[str, ...]
     margin: int
     plane: Plane | None
@@ -417,6 +430,7 @@ def plan_of(geometry: PoolGeometry, of_windows: bool, channels_last: bool, dtype
     doubled_w = divides == 0 and of_windows and row.way == SHIFTED and row.taps >= MIN_DOUBLED
     doubled_h = divides == 0 and of_windows and plane is not None and h.is_doubled and d.longest == d.counts.min() == 1
     named = dict(zip("dhw", reads, strict=True))
+    longest = [each.longest for each in reads]
     values = {
         **row._asdict(),
         **{axis: each.sources for axis, each in named.items()},
@@ -428,6 +442,7 @@ def plan_of(geometry: PoolGeometry, of_windows: bool, channels_last: bool, dtype
     return Plan(
         is_direct=all(map(Reads.is_direct, reads, in_blocks)),
         channels_last=channels_last,
+        taps=prod(longest) if row.way == DIRECT else sum(longest),
         views=views,
         margin=margin,
         plane=plane,
