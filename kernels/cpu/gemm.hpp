@@ -25,6 +25,14 @@ INLINE index_t piece_of(index_t length) { return ceil_div(length, ceil_div(lengt
 #define REGISTERS static __attribute__((noinline))
 #define UNROLLED _Pragma("GCC unroll 16")
 
+// Calls `function` with the number, in [1, MOST], as a constant.
+template <int MOST, typename Function>
+INLINE void with_number(index_t number, Function function) {
+  if (number == MOST) function(std::integral_constant<int, MOST>());
+  if constexpr (MOST > 1)
+    if (number < MOST) with_number<MOST - 1>(number, function);
+}
+
 struct Piece {
   index_t offset, length;  // in the block
 };
@@ -85,11 +93,42 @@ REGISTERS void multiply_tile(const Product& p, index_t row, const scalar_t* firs
   }
 }
 
+constexpr index_t FEW_TERMS = 4, FEW_ROWS = 32;  // rows at a time: their epilogue finds them in the first-level cache
+
+// The sums of a product of K terms, at most FEW_TERMS: weights stay in registers while rows are written one after the
+// other, at the speed of memory. A register tile writes them in bursts, in twice the time.
+template <int K, int V>
+REGISTERS void multiply_few(const Product& p, index_t row, index_t end, const vector_t* first) {
+  vector_t begin[V], column[K][V];
+  UNROLLED for (int v = 0; v < V; v++) begin[v] = first[v];
+  UNROLLED for (int k = 0; k < K; k++)
+    UNROLLED for (int v = 0; v < V; v++) column[k][v] = load(p.columns + k * p.columns_step + v * LANES);
+  for (; row < end; row++) {
+    const scalar_t* from = p.rows + p.at[row] + p.pieces->offset;
+    scalar_t* sums = p.sums + p.to[row] * p.sums_step;
+    vector_t total[V];
+    UNROLLED for (int v = 0; v < V; v++) total[v] = begin[v];
+    UNROLLED for (int k = 0; k < K; k++)
+      UNROLLED for (int v = 0; v < V; v++) total[v] += broadcast(from[k]) * column[k][v];
+    UNROLLED for (int v = 0; v < V; v++) store(sums + v * LANES, total[v]);
+  }
+}
+
 // All rows of a product with at least one piece, none of them empty. The last tile has less than ROWS[V] rows: it reads
 // offsets at[] beyond them, which have to be valid, and its sums are kept aside.
 template <int V>
 static void multiply(const Product& p, index_t rows, const vector_t* first) {
   constexpr int R = ROWS[V];
+  if (first && p.count == 1 && p.pieces->length <= FEW_TERMS) {
+    with_number<FEW_TERMS>(p.pieces->length, [&](auto k) {
+      for (index_t row = 0; row < rows; row += FEW_ROWS) {
+        index_t end = min(row + FEW_ROWS, rows);
+        multiply_few<k(), V>(p, row, end, first);
+        if (p.epilogue) finish(p, row, end, V * LANES);
+      }
+    });
+    return;
+  }
   scalar_t begin[V * LANES], last[R * V * LANES] = {};
   if (first) memcpy(begin, first, sizeof begin);
   index_t row = 0, places[R];
@@ -112,14 +151,6 @@ static void multiply(const Product& p, index_t rows, const vector_t* first) {
   for (index_t i = row; i < rows; i++)
     memcpy(p.sums + p.to[i] * p.sums_step, last + (i - row) * V * LANES, V * LANES * sizeof(scalar_t));
   if (p.epilogue) finish(p, row, rows, V * LANES);
-}
-
-// Calls `function` with the number of vectors, in [1, MOST], as a constant.
-template <int MOST, typename Function>
-INLINE void with_vectors(index_t vectors, Function function) {
-  if (vectors == MOST) function(std::integral_constant<int, MOST>());
-  if constexpr (MOST > 1)
-    if (vectors < MOST) with_vectors<MOST - 1>(vectors, function);
 }
 
 // The panels of the filters: as few as hold MAX_VECTORS vectors at most, and about equal.
