@@ -444,7 +444,7 @@ _REASONS_IN_CPP = {
     "direct": _SPREAD,
     "im2col": _SPREAD,
     "depthwise": "Each group has few channels, over which lanes run, or over the width.",
-    "fold": "The image has few channels: lanes run over positions, and columns are folded into it.",
+    "fold": "Few channels are computed: lanes run over positions, and columns are folded into the image.",
     "implicit_gemm": "It is the kernel for all shapes: tiles of outputs, whose input is copied channels-last.",
     "pointwise": "Taps are 1 x 1 and images in C order: the product needs no copy of a tile.",
     "pointwise_dots": "Taps are 1 x 1, filters few and channels innermost: lanes run over channels.",

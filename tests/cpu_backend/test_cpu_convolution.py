@@ -14,7 +14,7 @@ from tolerances import TOLERANCES
 import gpucnn
 import gpucnn.functional as F
 from gpucnn.backends import backend
-from gpucnn.backends.cpu import select
+from gpucnn.backends.cpu import folding, select
 from gpucnn.backends.cpu.convolution import convolve, convolve_backward_input, convolve_backward_weight
 from gpucnn.backends.cpu.implicit_gemm import slice_of
 from gpucnn.backends.cpu.select import Order
@@ -95,6 +95,18 @@ def test_drawn_geometries(direction: str, dtype: str) -> None:
         computed(direction, geometry, batch, rng, dtype)
 
 
+def test_drawn_forwards_to_few_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a product and a fold, whatever their size."""
+    monkeypatch.setattr(folding, "MULTIPLY_ADDS", 0)
+    found = 0
+    for seed in range(700):
+        geometry, batch, rng = drawn(seed)
+        if folding.computes("forward", geometry):
+            found += 1
+            computed("forward", geometry, batch, rng, str(rng.choice(["float32", "float64"])))
+    assert found > 15
+
+
 def layers() -> Iterator[tuple[ConvGeometry, int]]:
     """A layer for each algorithm, large enough for several work items, with tails of tiles."""
     for size, channels, kernel, options in (
@@ -104,6 +116,7 @@ def layers() -> Iterator[tuple[ConvGeometry, int]]:
         ((37, 45), Channels(67, 35), 1, {}),
         ((37, 45), Channels(67, 3), 1, {}),
         ((37, 45), Channels(33, 40), 3, {"stride": 2, "padding": (1, 2)}),
+        ((37, 45), Channels(20, 3), 5, {"padding": (1, 3)}),
         ((60, 60), Channels(3, 20), 7, {"stride": 2, "padding": 3}),
         ((33, 33), Channels(40, 20), 3, {"padding": 12, "dilation": 12}),
         ((9, 14, 13), Channels(18, 17), 3, {"padding": 1}),
@@ -322,6 +335,9 @@ def test_tiles() -> None:
         (("conv2d", (8, 64, 56, 56), (2, 64, 1, 1)), {"channels_last": True}, "pointwise_dots"),
         (("conv2d", (8, 64, 56, 56), (64, 1, 3, 3)), {"groups": 64}, "depthwise"),
         (("conv2d_input", (8, 3, 64, 64), (64, 3, 7, 7), (8, 64, 32, 32)), {"stride": 2, "padding": 3}, "fold"),
+        (("conv2d", (8, 64, 56, 56), (3, 64, 3, 3)), {"padding": 1}, "fold"),
+        (("conv2d", (8, 64, 56, 56), (3, 64, 3, 3)), {"padding": 1, "stride": 2}, "implicit_gemm"),
+        (("conv2d", (8, 64, 9, 9), (3, 64, 3, 3)), {"padding": 1}, "implicit_gemm"),
         (("conv2d_weight", (8, 3, 64, 64), (64, 3, 7, 7), (8, 64, 58, 58)), {}, "implicit_gemm"),
         (("conv2d", (1, 2048, 33, 33), (256, 2048, 3, 3)), {"padding": 12, "dilation": 12}, "implicit_gemm"),
     ],

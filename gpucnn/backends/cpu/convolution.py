@@ -43,6 +43,10 @@ _OTHERS: dict[str, tuple[Callable[..., None], ...]] = {  # than contractions: fo
 def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW] = x [N, C, D, H, W] * w [OC, C / groups, KD, KH, KW] + bias [OC]."""
     algorithm = select.algorithm("forward", geometry, choices().algorithm)
+    if algorithm == "fold":
+        note_computed()
+        folding.forward(x, w, bias, y, geometry, contract)
+        return
     if algorithm is not None:
         _OTHERS[algorithm][0](x, w, bias, y, geometry)
         return

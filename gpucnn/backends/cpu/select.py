@@ -56,7 +56,7 @@ def algorithm(direction: str, geometry: ConvGeometry, chosen: str | None = None)
         return None
     if depthwise.computes(direction, geometry):
         return "depthwise"
-    if direction == "backward_input" and folding.computes(geometry):
+    if folding.computes(direction, geometry):
         return "fold"
     return None
 
