@@ -370,8 +370,9 @@ class _Convolution:
             weight, samplings = max(on_the_cpu.contractions(direction, geometry), key=lambda part: prod(part[0]))
             whole = len(on_the_cpu.contractions(direction, geometry)) == 1
             depth, height, width = samplings
-            in_rows = whole and not self.channels_last
-            name = in_cpp.contraction(self.batch, weight, (depth, height, width), dtype, in_rows, asked)
+            order = in_cpp.Order.PIXELS if self.channels_last else in_cpp.Order.ROWS
+            order = order if whole else in_cpp.Order.OTHER
+            name = in_cpp.contraction(self.batch, weight, (depth, height, width), dtype, order, asked)
         reason = _asked(name) or _REASONS_IN_CPP[name]
         return Explanation(operation, "compiled", name, reason)
 
@@ -443,9 +444,10 @@ _REASONS_IN_CPP = {
     "direct": _SPREAD,
     "im2col": _SPREAD,
     "depthwise": "Each group has few channels, over which lanes run, or over the width.",
-    "fold": "The image has few channels: lanes run over positions, and columns are folded into it.",
+    "fold": "Few channels are computed: lanes run over positions, and columns are folded into the image.",
     "implicit_gemm": "It is the kernel for all shapes: tiles of outputs, whose input is copied channels-last.",
     "pointwise": "Taps are 1 x 1 and images in C order: the product needs no copy of a tile.",
+    "pointwise_dots": "Taps are 1 x 1, filters few and channels innermost: lanes run over channels.",
     "winograd": "There are channels and tiles enough that 16 products instead of 36 are worth the transforms.",
 }
 _REASONS = {  # of what is chosen on the CPU by no cost

@@ -301,7 +301,7 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* w, const 
           product.epilogue = is_last && epilogue.acts ? &epilogue : nullptr;
           product.residual = beside ? beside + corner : nullptr;
         }
-        with_vectors<MAX_VECTORS>(vectors, [&](auto v) {
+        with_number<MAX_VECTORS>(vectors, [&](auto v) {
           multiply_panel<v()>(product, reads[r], is_in_place, c ? nullptr : shift);
         });
         if (!is_in_place && is_last) write(kept, lanes, filters, here, y_steps, to, beside, epilogue, turned);

@@ -93,7 +93,7 @@ struct Item : Axes<Params> {
       Range needed{some.begin / runs.length, ceil_div(some.end, runs.length)};
       if (needed.begin != reached.begin || needed.end != reached.end) count = positions(pixels, grads, tile, needed);
       reached = needed;
-      with_vectors<SUM_VECTORS>(here.end - here.begin, [&](auto v) { add_panel<v()>(pixels, grads, count, some); });
+      with_number<SUM_VECTORS>(here.end - here.begin, [&](auto v) { add_panel<v()>(pixels, grads, count, some); });
     }
   }
 

@@ -25,6 +25,14 @@ INLINE index_t piece_of(index_t length) { return ceil_div(length, ceil_div(lengt
 #define REGISTERS static __attribute__((noinline))
 #define UNROLLED _Pragma("GCC unroll 16")
 
+// Calls `function` with the number, in [1, MOST], as a constant.
+template <int MOST, typename Function>
+INLINE void with_number(index_t number, Function function) {
+  if (number == MOST) function(std::integral_constant<int, MOST>());
+  if constexpr (MOST > 1)
+    if (number < MOST) with_number<MOST - 1>(number, function);
+}
+
 struct Piece {
   index_t offset, length;  // in the block
 };
@@ -54,15 +62,14 @@ static void finish(const Product& p, index_t first, index_t end, index_t lanes) 
   }
 }
 
-// R rows of V vectors. `first` is null where sums are continued. Loops that are unrolled, or run at least once, leave
-// the sums in registers: with others, compilers keep copies of them in memory, which took 180 cycles a tile.
+// R rows of V vectors, after `first`. Where they continue sums they are added at last, and begin at zeros: chains of
+// rounded sums are no longer than a chunk. Loops that are unrolled, or run at least once, leave the sums in registers:
+// with others, compilers keep copies of them in memory, which took 180 cycles a tile.
 template <int R, int V>
-REGISTERS void multiply_tile(const Product& p, index_t row, const scalar_t* first) {
+REGISTERS void multiply_tile(const Product& p, index_t row, const scalar_t* first, bool continues) {
   vector_t total[R][V];
-  UNROLLED for (int i = 0; i < R; i++) {
-    const scalar_t* begin = first ? first : p.sums + p.to[row + i] * p.sums_step;
-    UNROLLED for (int v = 0; v < V; v++) total[i][v] = load(begin + v * LANES);
-  }
+  UNROLLED for (int i = 0; i < R; i++)
+    UNROLLED for (int v = 0; v < V; v++) total[i][v] = load(first + v * LANES);
   const scalar_t* columns = p.columns;
   const Piece *piece = p.pieces, *end = piece + p.count;
   do {
@@ -81,7 +88,29 @@ REGISTERS void multiply_tile(const Product& p, index_t row, const scalar_t* firs
   } while (++piece < end);
   UNROLLED for (int i = 0; i < R; i++) {
     scalar_t* sums = p.sums + p.to[row + i] * p.sums_step;
-    UNROLLED for (int v = 0; v < V; v++) store(sums + v * LANES, total[i][v]);
+    UNROLLED for (int v = 0; v < V; v++)
+      store(sums + v * LANES, continues ? load(sums + v * LANES) + total[i][v] : total[i][v]);
+  }
+}
+
+constexpr index_t FEW_TERMS = 4, FEW_ROWS = 32;  // rows at a time: their epilogue finds them in the first-level cache
+
+// The sums of a product of K terms, at most FEW_TERMS: weights stay in registers while rows are written one after the
+// other, at the speed of memory. A register tile writes them in bursts, in twice the time.
+template <int K, int V>
+REGISTERS void multiply_few(const Product& p, index_t row, index_t end, const vector_t* first) {
+  vector_t begin[V], column[K][V];
+  UNROLLED for (int v = 0; v < V; v++) begin[v] = first[v];
+  UNROLLED for (int k = 0; k < K; k++)
+    UNROLLED for (int v = 0; v < V; v++) column[k][v] = load(p.columns + k * p.columns_step + v * LANES);
+  for (; row < end; row++) {
+    const scalar_t* from = p.rows + p.at[row] + p.pieces->offset;
+    scalar_t* sums = p.sums + p.to[row] * p.sums_step;
+    vector_t total[V];
+    UNROLLED for (int v = 0; v < V; v++) total[v] = begin[v];
+    UNROLLED for (int k = 0; k < K; k++)
+      UNROLLED for (int v = 0; v < V; v++) total[v] += broadcast(from[k]) * column[k][v];
+    UNROLLED for (int v = 0; v < V; v++) store(sums + v * LANES, total[v]);
   }
 }
 
@@ -90,7 +119,17 @@ REGISTERS void multiply_tile(const Product& p, index_t row, const scalar_t* firs
 template <int V>
 static void multiply(const Product& p, index_t rows, const vector_t* first) {
   constexpr int R = ROWS[V];
-  scalar_t begin[V * LANES], last[R * V * LANES] = {};
+  if (first && p.count == 1 && p.pieces->length <= FEW_TERMS) {
+    with_number<FEW_TERMS>(p.pieces->length, [&](auto k) {
+      for (index_t row = 0; row < rows; row += FEW_ROWS) {
+        index_t end = min(row + FEW_ROWS, rows);
+        multiply_few<k(), V>(p, row, end, first);
+        if (p.epilogue) finish(p, row, end, V * LANES);
+      }
+    });
+    return;
+  }
+  scalar_t begin[V * LANES] = {}, last[R * V * LANES] = {};
   if (first) memcpy(begin, first, sizeof begin);
   index_t row = 0, places[R];
   for (; row + R <= rows; row += R) {
@@ -99,7 +138,7 @@ static void multiply(const Product& p, index_t rows, const vector_t* first) {
     for (index_t i = row + R; i < row + 2 * R && p.is_ahead; i++)
       for (index_t k = 0; k < p.pieces->length; k += 64 / sizeof(scalar_t))
         __builtin_prefetch(p.rows + p.at[i] + p.pieces->offset + k, 0, 2);
-    multiply_tile<R, V>(p, row, first ? begin : nullptr);
+    multiply_tile<R, V>(p, row, begin, !first);
     if (p.epilogue) finish(p, row, row + R, V * LANES);
   }
   if (row == rows) return;
@@ -108,18 +147,10 @@ static void multiply(const Product& p, index_t rows, const vector_t* first) {
   for (int i = 0; i < R; i++) places[i] = i;
   for (index_t i = row; i < rows && !first; i++)
     memcpy(last + (i - row) * V * LANES, p.sums + p.to[i] * p.sums_step, V * LANES * sizeof(scalar_t));
-  multiply_tile<R, V>(rest, 0, first ? begin : nullptr);
+  multiply_tile<R, V>(rest, 0, begin, !first);
   for (index_t i = row; i < rows; i++)
     memcpy(p.sums + p.to[i] * p.sums_step, last + (i - row) * V * LANES, V * LANES * sizeof(scalar_t));
   if (p.epilogue) finish(p, row, rows, V * LANES);
-}
-
-// Calls `function` with the number of vectors, in [1, MOST], as a constant.
-template <int MOST, typename Function>
-INLINE void with_vectors(index_t vectors, Function function) {
-  if (vectors == MOST) function(std::integral_constant<int, MOST>());
-  if constexpr (MOST > 1)
-    if (vectors < MOST) with_vectors<MOST - 1>(vectors, function);
 }
 
 // The panels of the filters: as few as hold MAX_VECTORS vectors at most, and about equal.
@@ -144,7 +175,7 @@ REGISTERS void correlate_tile(const scalar_t* x, const index_t* x_at, index_t po
                               const index_t* grads_at, index_t ahead, scalar_t* sums, index_t sums_step) {
   vector_t total[R][V];
   for (int i = 0; i < R; i++)
-    for (int v = 0; v < V; v++) total[i][v] = load(sums + i * sums_step + v * LANES);
+    for (int v = 0; v < V; v++) total[i][v] = vector_t{};
   for (index_t p = 0; p < positions; p++) {
     const scalar_t* from = grads + grads_at[p];
     __builtin_prefetch(from + ahead, 0, 2);
@@ -156,7 +187,10 @@ REGISTERS void correlate_tile(const scalar_t* x, const index_t* x_at, index_t po
     }
   }
   for (int i = 0; i < R; i++)
-    for (int v = 0; v < V; v++) store(sums + i * sums_step + v * LANES, total[i][v]);
+    for (int v = 0; v < V; v++) {
+      scalar_t* to = sums + i * sums_step + v * LANES;
+      store(to, load(to) + total[i][v]);
+    }
 }
 
 // Filters with their lanes innermost: of some channels at a time, into the workspace.

@@ -225,7 +225,7 @@ KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* w, const sca
           transform_filters(p, w + g * p->w_g + (m + i) * p->w_m + c * p->w_c, min<index_t>(LANES, filters - i),
                             channels, transformed_here + i, lanes, step, scratch);
       }
-      with_vectors<MAX_VECTORS>(vectors, [&](auto v) {
+      with_number<MAX_VECTORS>(vectors, [&](auto v) {
         multiply_panel<v()>(transformed, at, to, tiles, p->channels, c, channels, weights, step, products);
       });
     }

@@ -14,9 +14,10 @@ from tolerances import TOLERANCES
 import gpucnn
 import gpucnn.functional as F
 from gpucnn.backends import backend
-from gpucnn.backends.cpu import select
+from gpucnn.backends.cpu import folding, select
 from gpucnn.backends.cpu.convolution import convolve, convolve_backward_input, convolve_backward_weight
 from gpucnn.backends.cpu.implicit_gemm import slice_of
+from gpucnn.backends.cpu.select import Order
 from gpucnn.backends.cpu.tiling import Tile, tile_of
 from gpucnn.backends.cpu.winograd import region
 from gpucnn.backends.numpy import convolution as in_numpy
@@ -94,6 +95,18 @@ def test_drawn_geometries(direction: str, dtype: str) -> None:
         computed(direction, geometry, batch, rng, dtype)
 
 
+def test_drawn_forwards_to_few_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a product and a fold, whatever their size."""
+    monkeypatch.setattr(folding, "MULTIPLY_ADDS", 0)
+    found = 0
+    for seed in range(700):
+        geometry, batch, rng = drawn(seed)
+        if folding.computes("forward", geometry):
+            found += 1
+            computed("forward", geometry, batch, rng, str(rng.choice(["float32", "float64"])))
+    assert found > 15
+
+
 def layers() -> Iterator[tuple[ConvGeometry, int]]:
     """A layer for each algorithm, large enough for several work items, with tails of tiles."""
     for size, channels, kernel, options in (
@@ -101,7 +114,9 @@ def layers() -> Iterator[tuple[ConvGeometry, int]]:
         ((9, 7), Channels(150, 70), 3, {"padding": 1}),  # one region of tiles, filters in slices of channels
         ((17, 21), Channels(70, 33), 3, {"padding": (2, 3), "dilation": (2, 3)}),  # Winograd by residue
         ((37, 45), Channels(67, 35), 1, {}),
+        ((37, 45), Channels(67, 3), 1, {}),
         ((37, 45), Channels(33, 40), 3, {"stride": 2, "padding": (1, 2)}),
+        ((37, 45), Channels(20, 3), 5, {"padding": (1, 3)}),
         ((60, 60), Channels(3, 20), 7, {"stride": 2, "padding": 3}),
         ((33, 33), Channels(40, 20), 3, {"padding": 12, "dilation": 12}),
         ((9, 14, 13), Channels(18, 17), 3, {"padding": 1}),
@@ -139,6 +154,30 @@ def test_products_of_pixels_in_any_memory_order(rng: np.random.Generator, order:
             results.append((F.conv2d(*arrays[:2]), F.conv2d_input((2, 2, 16, 20), arrays[2], arrays[0], padding=1)))
     for ours, expected in zip(*results, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_of_few_channels_or_filters(dtype: str, order: int) -> None:
+    """1 x 1 convolutions to and from up to 5 channels: several strips, rests of vectors, groups."""
+    for few in range(1, 6):
+        for many, groups in ((16, 1), (37, 2), (100, 1)):
+            for inputs, outputs in ((few, many), (many, few)):
+                channels = Channels(inputs * groups, outputs * groups, groups)
+                geometry = conv_geometry("conv", (43, 61), channels, 1, 1, 0, 1)
+                for direction in ("forward", "backward_input"):
+                    computed(direction, geometry, 2, np.random.default_rng(few), dtype, order)
+
+
+@pytest.mark.parametrize("order", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_infinities_stay_within_their_pixel(rng: np.random.Generator, order: str, value: float) -> None:
+    x, w = rng.standard_normal((1, 23, 12, 13), dtype=np.float32), rng.standard_normal((3, 23, 1, 1), dtype=np.float32)
+    expected = F.conv2d(x, w)
+    expected[..., 5, 6] = value * np.sign(w[:, 14, 0, 0])
+    x[0, 14, 5, 6] = value
+    with backend("compiled"):
+        np.testing.assert_allclose(F.conv2d(strategies.arranged(x, order), w), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("padding", [0, (1, 0)])
@@ -240,21 +279,24 @@ def same(count: int, taps: int = 3, step: int = 1, dilation: int = 1) -> Samplin
 
 
 @pytest.mark.parametrize(
-    ("weight", "plane", "dtype", "in_rows", "expected"),
+    ("weight", "plane", "dtype", "order", "expected"),
     [
-        ((1, 64, 64, 1, 3, 3), same(56), "float32", True, "winograd"),
-        ((1, 64, 64, 1, 3, 3), same(56), "float64", True, "implicit_gemm"),
-        ((1, 128, 128, 1, 3, 3), same(33, dilation=2), "float32", True, "winograd"),
-        ((1, 64, 64, 1, 3, 3), same(33, dilation=12), "float32", True, "implicit_gemm"),
-        ((1, 64, 3, 1, 3, 3), same(56), "float32", True, "implicit_gemm"),
-        ((1, 64, 64, 1, 3, 3), same(56, step=2), "float32", True, "implicit_gemm"),
-        ((1, 64, 64, 1, 1, 1), same(56, taps=1), "float32", True, "pointwise"),
-        ((1, 64, 64, 1, 1, 1), same(56, taps=1), "float32", False, "implicit_gemm"),
-        ((1, 64, 64, 1, 1, 1), same(7, taps=1), "float32", True, "implicit_gemm"),
+        ((1, 64, 64, 1, 3, 3), same(56), "float32", Order.ROWS, "winograd"),
+        ((1, 64, 64, 1, 3, 3), same(56), "float64", Order.ROWS, "implicit_gemm"),
+        ((1, 128, 128, 1, 3, 3), same(33, dilation=2), "float32", Order.ROWS, "winograd"),
+        ((1, 64, 64, 1, 3, 3), same(33, dilation=12), "float32", Order.ROWS, "implicit_gemm"),
+        ((1, 64, 3, 1, 3, 3), same(56), "float32", Order.ROWS, "implicit_gemm"),
+        ((1, 64, 64, 1, 3, 3), same(56, step=2), "float32", Order.ROWS, "implicit_gemm"),
+        ((1, 64, 64, 1, 1, 1), same(56, taps=1), "float32", Order.ROWS, "pointwise"),
+        ((1, 64, 64, 1, 1, 1), same(56, taps=1), "float32", Order.OTHER, "implicit_gemm"),
+        ((1, 64, 64, 1, 1, 1), same(7, taps=1), "float32", Order.ROWS, "implicit_gemm"),
+        ((1, 64, 64, 1, 1, 1), same(56, taps=1), "float32", Order.PIXELS, "implicit_gemm"),
+        ((1, 4, 16, 1, 1, 1), same(56, taps=1), "float32", Order.PIXELS, "pointwise_dots"),
+        ((1, 4, 15, 1, 1, 1), same(56, taps=1), "float32", Order.PIXELS, "implicit_gemm"),
     ],
 )
-def test_the_choice(weight: tuple[int, ...], plane: Sampling, dtype: str, in_rows: bool, expected: str) -> None:
-    assert select.contraction(8, weight, (ONE, plane, plane), dtype, in_rows) == expected
+def test_the_choice(weight: tuple[int, ...], plane: Sampling, dtype: str, order: Order, expected: str) -> None:
+    assert select.contraction(8, weight, (ONE, plane, plane), dtype, order) == expected
 
 
 def test_a_request_is_obeyed_or_refused(rng: np.random.Generator) -> None:
@@ -290,8 +332,12 @@ def test_tiles() -> None:
         (("conv2d", (8, 64, 56, 56), (64, 64, 3, 3)), {"padding": 1}, "winograd"),
         (("conv2d", (8, 64, 56, 56), (64, 64, 1, 1)), {}, "pointwise"),
         (("conv2d", (8, 64, 56, 56), (64, 64, 1, 1)), {"channels_last": True}, "implicit_gemm"),
+        (("conv2d", (8, 64, 56, 56), (2, 64, 1, 1)), {"channels_last": True}, "pointwise_dots"),
         (("conv2d", (8, 64, 56, 56), (64, 1, 3, 3)), {"groups": 64}, "depthwise"),
         (("conv2d_input", (8, 3, 64, 64), (64, 3, 7, 7), (8, 64, 32, 32)), {"stride": 2, "padding": 3}, "fold"),
+        (("conv2d", (8, 64, 56, 56), (3, 64, 3, 3)), {"padding": 1}, "fold"),
+        (("conv2d", (8, 64, 56, 56), (3, 64, 3, 3)), {"padding": 1, "stride": 2}, "implicit_gemm"),
+        (("conv2d", (8, 64, 9, 9), (3, 64, 3, 3)), {"padding": 1}, "implicit_gemm"),
         (("conv2d_weight", (8, 3, 64, 64), (64, 3, 7, 7), (8, 64, 58, 58)), {}, "implicit_gemm"),
         (("conv2d", (1, 2048, 33, 33), (256, 2048, 3, 3)), {"padding": 12, "dilation": 12}, "implicit_gemm"),
     ],
@@ -308,6 +354,7 @@ def test_the_layers_have_every_algorithm() -> None:
     for geometry, batch in layers():
         inputs, outputs, _ = geometry.channels
         weight = (1, outputs, inputs, *geometry.kernel_size)
-        found.add(select.contraction(batch, weight, geometry.forward, "float32", True))
+        found.add(select.contraction(batch, weight, geometry.forward, "float32", Order.ROWS))
+        found.add(select.contraction(batch, weight, geometry.forward, "float32", Order.PIXELS))
         found.add(select.algorithm("backward_input", geometry))
-    assert found >= {"winograd", "pointwise", "implicit_gemm", "fold"}
+    assert found >= {"winograd", "pointwise", "pointwise_dots", "implicit_gemm", "fold"}

@@ -21,6 +21,10 @@ LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "1 x 1": ((2, 48, 12, 13), (80, 48, 1, 1), {}),
     "1 x 1 in chunks": ((2, 1100, 12, 13), (64, 1100, 1, 1), {}),
     "1 x 1 of few positions": ((2, 48, 7, 7), (80, 48, 1, 1), {}),
+    "1 x 1 to few filters": ((2, 37, 30, 31), (3, 37, 1, 1), {}),
+    "1 x 1 of few channels": ((2, 3, 30, 31), (33, 3, 1, 1), {}),
+    "1 x 1 of few channels to whole vectors": ((2, 2, 30, 31), (64, 2, 1, 1), {}),
+    "few filters": ((2, 20, 37, 45), (3, 20, 5, 5), {"padding": 2}),
     "depthwise": ((2, 40, 12, 13), (40, 1, 3, 3), {"padding": 1, "groups": 40}),
     "depthwise with a stride": ((2, 40, 12, 13), (40, 1, 3, 3), {"stride": 2, "groups": 40}),
     "small groups in lanes": ((2, 64, 9, 8), (64, 8, 3, 3), {"padding": 1, "groups": 8}),
@@ -28,7 +32,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.table(13)
+@pytest.mark.table(17)
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_results_have_the_bits_of_one_pass_after_the_other(name: str, order: str) -> None:

@@ -18,6 +18,7 @@ from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cpu import depthwise, folding, implicit_gemm, pointwise, select, winograd
 from gpucnn.backends.cpu.finishing import NOTHING, Finish, finish_of
 from gpucnn.backends.cpu.library import Layout, layout
+from gpucnn.backends.cpu.select import Order
 from gpucnn.backends.cpu.tiling import Residue, Samplings, flattened, whole
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.listening import computing, note_computed
@@ -42,6 +43,10 @@ _OTHERS: dict[str, tuple[Callable[..., None], ...]] = {  # than contractions: fo
 def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW] = x [N, C, D, H, W] * w [OC, C / groups, KD, KH, KW] + bias [OC]."""
     algorithm = select.algorithm("forward", geometry, choices().algorithm)
+    if algorithm == "fold":
+        note_computed()
+        folding.forward(x, w, bias, y, geometry, contract)
+        return
     if algorithm is not None:
         _OTHERS[algorithm][0](x, w, bias, y, geometry)
         return
@@ -193,7 +198,7 @@ def _plan_residues(
     """The implicit GEMM of all residues, unless `select` chooses something else for one of them."""
     for samplings, taps in residues:
         weight = (*w.shape[:3], *map(len, taps))
-        if select.contraction(x.shape[0], weight, samplings, dtype, False, chosen) != "implicit_gemm":
+        if select.contraction(x.shape[0], weight, samplings, dtype, Order.OTHER, chosen) != "implicit_gemm":
             return None
     return implicit_gemm.plan(x, w, y, bias, residues, offsets, dtype)
 
@@ -211,14 +216,24 @@ def _plan(
 ) -> Callable[..., list[int] | None]:
     """The function of arrays of these layouts that computes a contraction, by the algorithm that `select` chooses."""
     flat = flattened(x, y, samplings)
-    in_rows = all(each.shape[2:4] == (1, 1) and each.strides[-1] == each.itemsize for each in flat[:2])
-    algorithm = select.contraction(x.shape[0], w.shape, samplings, dtype, in_rows, chosen)
+    algorithm = select.contraction(x.shape[0], w.shape, samplings, dtype, _order(*flat[:2]), chosen)
     if algorithm == "winograd":
         return winograd.plan(x, w, y, bias, samplings, dtype, finish)
     x, y, samplings = flat
     if algorithm == "pointwise":
         return pointwise.plan(x, w, y, bias, dtype, finish)
+    if algorithm == "pointwise_dots":
+        return pointwise.plan_dots(x, w, y, bias, dtype, finish)
     return implicit_gemm.plan(x, w, y, bias, (whole(samplings),), (0,), dtype, finish)
+
+
+def _order(x: Layout, y: Layout) -> Order:
+    """The memory order of images that are flattened, where they can be."""
+    if any(each.shape[2:4] != (1, 1) for each in (x, y)):
+        return Order.OTHER
+    if all(each.strides[-1] == each.itemsize for each in (x, y)):
+        return Order.ROWS
+    return Order.PIXELS if x.strides[1] == x.itemsize else Order.OTHER
 
 
 def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:

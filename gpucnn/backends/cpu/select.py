@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from math import prod
 
 from gpucnn.backends.cpu import depthwise, folding
@@ -9,8 +10,20 @@ from gpucnn.backends.cpu.tiling import Samplings
 from gpucnn.geometry import ConvGeometry
 
 WINOGRAD_CHANNELS = 16  # fewer are less than a vector
+FEW_FILTERS = 4  # whose dot products with pixels take less time than a vector of filters
+DOT_CHANNELS = 16  # fewer fill no vector
 POINTWISE_POSITIONS = 112  # of an image: of 49 positions a quarter of the lanes would have nothing to do
 _OF_NUMPY = ("direct", "im2col")
+
+
+class Order(Enum):
+    """Memory orders that kernels of 1 x 1 convolutions take."""
+
+    ROWS = auto()
+    """Positions are contiguous in both images, so that a plane is one row."""
+    PIXELS = auto()
+    """Channels are contiguous in the image that is read, and positions evenly spaced in both."""
+    OTHER = auto()
 
 
 def algorithm(direction: str, geometry: ConvGeometry, chosen: str | None = None) -> str | None:
@@ -43,13 +56,13 @@ def algorithm(direction: str, geometry: ConvGeometry, chosen: str | None = None)
         return None
     if depthwise.computes(direction, geometry):
         return "depthwise"
-    if direction == "backward_input" and folding.computes(geometry):
+    if folding.computes(direction, geometry):
         return "fold"
     return None
 
 
 def contraction(
-    batch: int, weight: tuple[int, ...], samplings: Samplings, dtype: str, in_rows: bool, chosen: str | None = None
+    batch: int, weight: tuple[int, ...], samplings: Samplings, dtype: str, order: Order, chosen: str | None = None
 ) -> str:
     """The algorithm of a forward, or of one stride residue of a dgrad.
 
@@ -63,15 +76,15 @@ def contraction(
         Along (D, H, W).
     dtype : str
         "float32" or "float64".
-    in_rows : bool
-        Whether positions are contiguous in memory, in both images, so that a plane is one row.
+    order : Order
+        Of both images in memory.
     chosen : str or None
         What the caller asks for: "winograd" or "implicit_gemm".
 
     Returns
     -------
     str
-        "winograd", "pointwise" or "implicit_gemm".
+        "winograd", "pointwise", "pointwise_dots" or "implicit_gemm".
 
     Raises
     ------
@@ -89,9 +102,11 @@ def contraction(
         return chosen
     if tiled and _tiles_pay(batch, weight, samplings):
         return "winograd"
-    is_pointwise = in_rows and all(axis.is_identity for axis in samplings)
-    if is_pointwise and prod(axis.targets for axis in samplings) >= POINTWISE_POSITIONS:
-        return "pointwise"
+    if all(axis.is_identity for axis in samplings) and prod(axis.targets for axis in samplings) >= POINTWISE_POSITIONS:
+        if order is Order.ROWS:
+            return "pointwise"
+        if order is Order.PIXELS and weight[1] <= FEW_FILTERS and weight[2] >= DOT_CHANNELS:
+            return "pointwise_dots"
     return "implicit_gemm"
 
 
