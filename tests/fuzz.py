@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from convolution_cases import bits, poisoned_memory  # noqa: E402
 from pooling_cases import as_tuple  # noqa: E402
 from sanitized import exact_buffers  # noqa: E402
-from strategies import ORDERS, arranged  # noqa: E402
+from strategies import FLOATS, ORDERS, arranged, dtype_of  # noqa: E402
 from tolerances import assert_close  # noqa: E402
 
 import gpucnn  # noqa: E402
@@ -103,14 +103,14 @@ class Call:
     name: str
     arrays: dict[str, Array | None]  # in the order of the parameters, a gradient of the result first
     options: dict[str, Any]
-    exact: bool = False  # whether float32 holds the results
+    exact: bool = False  # whether float32 holds the results, which 16-bit floats round once
     factor: float = 1.0  # by which rounding is amplified
     algorithm: str | None = None
 
     def run(self, backend: str, algorithm: str | None, dtype: Any = None) -> tuple[Any, ...]:
         """All results of the call, its floating-point arrays in `dtype`."""
         arrays = {
-            name: array.astype(dtype) if array is not None and array.dtype.kind == "f" and dtype else array
+            name: array.astype(dtype) if array is not None and array.dtype.name in FLOATS and dtype else array
             for name, array in self.arrays.items()
         }
         chosen = nullcontext() if algorithm is None else gpucnn.algorithm(algorithm)
@@ -136,7 +136,7 @@ def check(call: Call, threads: int = 1, is_cut: bool = False) -> None:
     for ours, wanted in zip(results[0], expected, strict=True):
         assert (ours is None) == (wanted is None)
         if ours is not None and call.exact:
-            np.testing.assert_array_equal(ours, wanted)
+            np.testing.assert_array_equal(ours.astype(np.float64), wanted.astype(ours.dtype).astype(np.float64))
         elif ours is not None:
             assert_close(ours, wanted, factor=call.factor)
 
@@ -154,10 +154,10 @@ class Draw:
     order: str = field(init=False)
 
     def __post_init__(self) -> None:
-        some = self.one_of(("float32", "float32", "float64"))
+        some = self.one_of(("float32", "float32", "float32", *FLOATS))
         self.dtype = self.dtype or some
         self.content = self.one_of(("normal", "integers", "integers", "special"))
-        self.order = self.one_of((*ORDERS[:2], *ORDERS, "repeated", "misaligned"))
+        self.order = self.one_of((*ORDERS[:2], *ORDERS, "repeated", "misaligned", "every second channel"))
 
     def one_of(self, items: Sequence[Any]) -> Any:
         return items[self.integer(0, len(items) - 1)]
@@ -175,24 +175,25 @@ class Draw:
         """Numbers of the call's content, or another one."""
         content = content or self.content
         if content == "integers":
-            return self.rng.integers(-3, 4, shape).astype(self.dtype)
-        values = np.asarray(self.rng.standard_normal(shape)).astype(self.dtype)
+            return self.rng.integers(-3, 4, shape).astype(dtype_of(self.dtype))
+        values = np.asarray(self.rng.standard_normal(shape)).astype(dtype_of(self.dtype))
         if content == "special":
             where = self.rng.random(values.shape) < 0.02
             values[where] = self.rng.choice(SPECIAL, int(where.sum()))
         return values
 
     def array(self, shape: Sequence[int], content: str | None = None, batched: bool = True) -> Array:
-        """Numbers in some memory order: one of ORDERS, of an image repeated without a copy, or between elements."""
+        """Numbers in some memory order: one of ORDERS, of an image repeated without a copy, or of other views."""
         values = self.numbers(shape, content)
         order = self.order if self.chance(0.6) else self.one_of((*ORDERS[:2], *ORDERS))
         if order == "repeated":
             return np.broadcast_to(values[:1], values.shape) if values.ndim > 1 else values
         if order == "misaligned":
-            buffer = np.zeros(values.nbytes + 1, np.uint8)
-            result = buffer[1:].view(values.dtype).reshape(values.shape)
-            result[...] = values
-            return result
+            return misaligned(values)
+        if order == "every second channel" and values.ndim > 1:
+            last = np.moveaxis(values, 1 if batched else 0, -1).repeat(2, -1)
+            last = misaligned(last) if self.chance(0.3) else last
+            return np.moveaxis(last[..., ::2], -1, 1 if batched else 0)
         return arranged(values, order, batched) if values.ndim > 1 else values
 
     def parameter(self, shape: Sequence[int]) -> Array | None:
@@ -206,6 +207,14 @@ class Draw:
     @property
     def is_exact(self) -> bool:
         return self.content == "integers"
+
+
+def misaligned(values: Array) -> Array:
+    """A copy that starts between elements."""
+    buffer = np.zeros(values.nbytes + 1, np.uint8)
+    copy = buffer[1:].view(values.dtype).reshape(values.shape)
+    copy[...] = values
+    return copy
 
 
 @dataclass(frozen=True)
@@ -230,6 +239,12 @@ def window(draw: Draw, kernel: int = 5, within: bool = False, rank: int | None =
     taps = draw.one_of(((1,) * rank, (3,) * rank, (3,) * rank, draw.integers(rank, 1, kernel)))
     stride = draw.one_of(((1,) * rank, (1,) * rank, (2,) * rank, draw.integers(rank, 1, 4)))
     dilation = draw.one_of(((1,) * rank, (1,) * rank, draw.integers(rank, 1, 3)))
+    return sliding(draw, taps, stride, dilation, within)
+
+
+def sliding(draw: Draw, taps: Ints, stride: Ints, dilation: Ints, within: bool = False) -> Window:
+    """Such windows over an image with some padding; with `within` it is less than them."""
+    rank = len(taps)
     spans = [d * (k - 1) + 1 for k, d in zip(taps, dilation, strict=True)]
     limits = [min(4, span - 1) if within else 4 for span in spans]
     same = tuple(((span - 1) // 2, span // 2) for span in spans)
@@ -279,6 +294,26 @@ def convolutions(draw: Draw) -> list[Call]:
         lead = lead_of(draw, inputs)
         if prod(lead[:-1]) * outputs * prod(w.out) * inputs // groups * prod(w.kernel) <= MOST_PRODUCTS:
             break
+    return convolution_calls(draw, w, (inputs, outputs, groups), lead, draw.one_of((None, None, "implicit_gemm")))
+
+
+def tiled_convolutions(draw: Draw) -> list[Call]:
+    """Those that Winograd's tiles compute."""
+    while True:
+        w = sliding(draw, (3, 3), (1, 1), draw.one_of(((1, 1), draw.integers(2, 1, 3))))
+        groups, inputs, outputs = draw.one_of((1, 1, 2, 3)), draw.integer(16, 80), draw.integer(16, 80)
+        lead = lead_of(draw, groups * inputs)
+        if prod(lead[:-1]) * groups * outputs * prod(w.out) * inputs * 9 <= MOST_PRODUCTS:
+            break
+    chosen = "winograd" if draw.dtype != "float64" else None
+    return convolution_calls(draw, w, (groups * inputs, groups * outputs, groups), lead, chosen)
+
+
+def convolution_calls(
+    draw: Draw, w: Window, channels: tuple[int, int, int], lead: Ints, algorithm: str | None
+) -> list[Call]:
+    """A convolution's forward or its backward, and dgrad alone."""
+    inputs, outputs, groups = channels
     batched = len(lead) == 2
     x = draw.array((*lead, *w.sizes), batched=batched)
     arrays = {
@@ -290,10 +325,7 @@ def convolutions(draw: Draw) -> list[Call]:
     options = {**w.options, "groups": groups}
     name = f"conv{len(w.sizes)}d"
     _, backward = with_gradient(name, grad, arrays, options, draw.is_exact, 4.0)
-    algorithms: list[str | None] = [None, None, "implicit_gemm"]
-    if w.kernel == (3, 3) and {*w.stride, *w.dilation} == {1} and min(inputs, outputs) >= 16 * groups:
-        algorithms += ["winograd"] * (3 * (draw.dtype == "float32"))
-    chosen = draw.one_of(algorithms) if 0 not in lead else None  # NumPy has what is empty
+    chosen = algorithm if 0 not in lead else None  # NumPy has what is empty
     by_input = {"weight": arrays["weight"], "grad_output": draw.array(grad.shape, batched=batched)}
     sizes = {"input_size": x.shape}
     return [
@@ -465,12 +497,12 @@ def norms(draw: Draw) -> list[Call]:
     x, grad = (draw.array(shape, "normal") for _ in range(2))
     x = x * x.dtype.type(draw.one_of((1, 1, 5))) + x.dtype.type(draw.one_of((0, 0, 3)))
     if draw.chance(0.3):  # parts of a batch have means of their own
-        x = x + np.linspace(0, 4, shape[0], dtype=x.dtype).reshape(-1, *(1,) * (rank + 1))
+        x = x + np.linspace(0, 4, shape[0]).astype(x.dtype).reshape(-1, *(1,) * (rank + 1))
     normalized = shape[draw.integer(1, rank + 1) :] if kind == "layer" else shape[1:2]
     if kind == "layer" and prod(normalized) < 4:
         normalized = shape
     weight, bias = (draw.numbers(normalized, "normal") if draw.chance(0.7) else None for _ in range(2))
-    weight = None if weight is None else np.clip(weight, -2, 2)
+    weight = None if weight is None else np.clip(weight, -2, 2).astype(x.dtype)
     arrays: dict[str, Array | None] = {"input": x, "weight": weight, "bias": bias}
     options: dict[str, Any] = {"eps": draw.one_of((1e-5, 1e-3))}
     if kind == "batch_kept":
@@ -535,7 +567,8 @@ def smooth_activations(draw: Draw) -> list[Call]:
 
 
 FAMILIES: dict[str, tuple[int, Callable[[Draw], list[Call]]]] = {  # with weights
-    "convolution": (8, convolutions),
+    "convolution": (7, convolutions),
+    "Winograd": (2, tiled_convolutions),
     "transposed convolution": (3, transposed_convolutions),
     "locally connected": (2, local_layers),
     "im2col": (2, unfoldings),
@@ -551,10 +584,13 @@ FAMILIES: dict[str, tuple[int, Callable[[Draw], list[Call]]]] = {  # with weight
 _WEIGHTED = [name for name, (weight, _) in FAMILIES.items() for _ in range(weight)]
 
 
-def drawn(seed: int, index: int, dtype: str | None = None) -> tuple[str, list[Call], int, bool]:
+def drawn(
+    seed: int, index: int, dtype: str | None = None, family: str | None = None
+) -> tuple[str, list[Call], int, bool]:
     """The family of call `index` of a seed, its calls, their number of threads, and whether limits are low."""
     draw = Draw(np.random.default_rng((seed, index)), dtype)
-    family = draw.one_of(_WEIGHTED)
+    some = draw.one_of(_WEIGHTED)
+    family = family or some
     return family, FAMILIES[family][1](draw), draw.integer(2, 3), draw.chance(0.4)
 
 
@@ -569,16 +605,16 @@ def described(call: Call) -> str:
     return f"F.{call.name}({', '.join([*arrays, *options, *chosen])})"
 
 
-def failures_of(seed: int, index: int, dtype: str | None = None) -> list[str]:
+def failures_of(seed: int, index: int, dtype: str | None = None, family: str | None = None) -> list[str]:
     """What is wrong with the calls of an index."""
-    _, calls, threads, is_cut = drawn(seed, index, dtype)
+    _, calls, threads, is_cut = drawn(seed, index, dtype, family)
     failures = []
     for call in calls:
         try:
             check(call, threads, is_cut)
         except Exception as error:
             again = f"python tests/fuzz.py --seed {seed} --first {index} --count 1"
-            again += f" --dtype {dtype}" if dtype else ""
+            again += (f" --dtype {dtype}" if dtype else "") + (f' --family "{family}"' if family else "")
             failures.append(f"{again}\n{described(call)}\n{type(error).__name__}: {error}")
     return failures
 
@@ -588,15 +624,16 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000, help="how many to draw (default 1000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="the first to take (default 0)")
-    parser.add_argument("--dtype", choices=["float32", "float64"], help="the only dtype")
+    parser.add_argument("--dtype", choices=FLOATS, help="the only dtype")
+    parser.add_argument("--family", choices=FAMILIES, help="the only family of operations")
     given = parser.parse_args()
     exact_buffers()
     faulthandler.enable()
     started, failed, families = time.monotonic(), 0, Counter[str]()
     for done in range(1, given.count + 1):
         index = given.first + done - 1
-        families[drawn(given.seed, index)[0]] += 1
-        for failure in failures_of(given.seed, index, given.dtype):
+        families[drawn(given.seed, index, given.dtype, given.family)[0]] += 1
+        for failure in failures_of(given.seed, index, given.dtype, given.family):
             failed += 1
             sys.stdout.write(f"\n{failure}\n")
         if sys.stdout.isatty() or done % 500 == 0 or done == given.count:

@@ -60,6 +60,9 @@ def views_of(array: Array, is_written: bool) -> Iterator[tuple[str, Array]]:
     if array.ndim > 2:
         yield "channels last", channels_last(array)
         yield "one image with channels last", one_image(array)
+        spread = channels_last(np.repeat(array, 2, axis=1))
+        yield "channels last with gaps between channels", spread[:, ::2]
+        yield "channels last with gaps, unaligned", unaligned(spread)[:, ::2]
         corner = array.reshape(*array.shape[:2], -1)[..., :1].reshape(*array.shape[:2], *(1,) * (array.ndim - 2))
         yield "broadcast along the spatial axes", np.broadcast_to(corner, array.shape)
 
@@ -80,6 +83,14 @@ def overlapping(array: Array) -> Array:
     return np.lib.stride_tricks.as_strided(line, array.shape, (array.itemsize,) * array.ndim)
 
 
+def unaligned(array: Array) -> Array:
+    """A copy in the same memory order that starts between elements."""
+    axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+    stored = array.transpose(axes)
+    copy = np.frombuffer(b"." + stored.tobytes(), array.dtype, offset=1).reshape(stored.shape)
+    return copy.transpose(np.argsort(axes))
+
+
 def read_only(array: Array) -> Array:
     array.flags.writeable = False
     return array
@@ -92,7 +103,7 @@ LAYOUTS: dict[str, Callable[[Array], Array]] = {
     "overlapping": overlapping,
     "reversed": lambda array: array[(slice(None, None, -1),) * array.ndim],
     "every other": lambda array: np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array,
-    "unaligned": lambda array: np.frombuffer(b"." + array.tobytes(), array.dtype, offset=1).reshape(array.shape),
+    "unaligned": unaligned,
     "subclass": lambda array: array.view(Tagged),
 }
 
@@ -101,7 +112,7 @@ LAYOUTS: dict[str, Callable[[Array], Array]] = {
 
 
 def _of_whole_packs() -> dict[str, tuple[str, Call]]:
-    """Calls in float32 whose sizes are multiples of what one access takes, as those of networks are."""
+    """Calls whose sizes are multiples of what one access takes, as those of networks are."""
     x, grad = numbers(3, 8, 8, 8), numbers(3, 8, 8, 8)[::-1]
     rows = {"input": numbers(6, 32), "normalized_shape": 32, "weight": numbers(32), "bias": numbers(32)}
     affine = {"weight": numbers(8), "bias": numbers(8)}
@@ -130,12 +141,12 @@ def _of_whole_packs() -> dict[str, tuple[str, Call]]:
         upstream = grad if shape == grad.shape else numbers(*shape)
         handed = {} if name != "max_pool2d" else {"indices": F.max_pool2d(x, 2, return_indices=True)[1]}
         calls[f"gradients of {label}"] = f"{name}_backward", {"grad_output": upstream, **arguments, **handed}
-    return {label: (name, _as_float32(arguments)) for label, (name, arguments) in calls.items()}
+    return calls
 
 
-def _as_float32(arguments: Call) -> Call:
+def _as_dtype(arguments: Call, dtype: str) -> Call:
     is_real = {key: isinstance(value, np.ndarray) and value.dtype.kind == "f" for key, value in arguments.items()}
-    return {key: value.astype(np.float32) if is_real[key] else value for key, value in arguments.items()}
+    return {key: value.astype(dtype) if is_real[key] else value for key, value in arguments.items()}
 
 
 OF_WHOLE_PACKS = _of_whole_packs()
@@ -182,9 +193,11 @@ def test_a_view_of_one_array_gives_what_its_copy_gives(backend: ArrayBackend, na
     check_each(backend, name, fresh(name))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("label", OF_WHOLE_PACKS)
-def test_a_view_of_one_array_of_whole_packs(backend: ArrayBackend, label: str) -> None:
-    check_each(backend, *OF_WHOLE_PACKS[label])
+def test_a_view_of_one_array_of_whole_packs(backend: ArrayBackend, label: str, dtype: str) -> None:
+    name, arguments = OF_WHOLE_PACKS[label]
+    check_each(backend, name, _as_dtype(arguments, dtype))
 
 
 @pytest.mark.parametrize("name", CALLS)

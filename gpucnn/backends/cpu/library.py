@@ -19,7 +19,7 @@ import numpy as np
 from gpucnn.backends.cpu import builds
 from gpucnn.backends.listening import this_thread
 from gpucnn.backends.numpy import threads
-from gpucnn.backends.numpy.memory import Array, scratch
+from gpucnn.backends.numpy.memory import Array, empty_for_copy, scratch
 
 _FIELDS = re.compile(r"^  (index_t|double) ([\w, ]+);", re.MULTILINE)
 
@@ -202,4 +202,8 @@ def _has_whole_steps(strides: tuple[int, ...], itemsize: int) -> bool:
 
 def addressable(array: Array) -> Array:
     """The array, or a copy that a kernel can read."""
-    return array if is_addressable(array) else np.array(array, order="K")
+    if is_addressable(array):
+        return array
+    copy = empty_for_copy(array)
+    copy[...] = array
+    return copy

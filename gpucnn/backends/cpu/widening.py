@@ -14,7 +14,7 @@ from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cpu.elementwise import work_items
 from gpucnn.backends.cpu.library import Kernel, launch
 from gpucnn.backends.dtypes import name_of
-from gpucnn.backends.numpy.memory import Array
+from gpucnn.backends.numpy.memory import Array, empty_for_copy
 
 DTYPES = frozenset({"float16", "bfloat16"})
 
@@ -66,7 +66,7 @@ def widened(primitive: Callable[..., None]) -> Callable[..., None]:
     @wraps(primitive)
     def compute(*arguments: Any) -> None:
         taken = [
-            _empty_like(value) if is_result and is_narrow(value) else _wide(value)
+            empty_for_copy(value, np.float32) if is_result and is_narrow(value) else _wide(value)
             for value, is_result in zip(arguments, results, strict=True)
         ]
         primitive(*taken)
@@ -83,7 +83,7 @@ def _wide(value: Any) -> Any:
         return replace(value, residual=_wide(value.residual))
     if not is_narrow(value):
         return value
-    wide = _empty_like(value)
+    wide = empty_for_copy(value, np.float32)
     if _is_alike(value, wide):
         _convert(_TO_FLOAT32, value, wide, name_of(value.dtype))
     else:
@@ -97,10 +97,6 @@ def _narrow(wide: Array, result: Array) -> None:
     else:
         with np.errstate(over="ignore"):  # beyond float16 is infinity
             result[...] = wide
-
-
-def _empty_like(narrow: Array) -> Array:
-    return np.empty_like(narrow, np.float32)  # in the same memory order
 
 
 def _is_alike(narrow: Array, wide: Array) -> bool:

@@ -65,6 +65,20 @@ def empty(shape: Sequence[int], dtype: Any, like: Array) -> Array:
     return pool.empty((n, *spatial, c), dtype).transpose(0, -1, *range(1, len(spatial) + 1))
 
 
+def empty_for_copy(array: Array, dtype: Any = None) -> Array:
+    """An array for a copy: in the same memory order without gaps, and channels last if and only if `array` is.
+
+    Kernels see by the copy in which order `empty` made their result. `np.empty_like` closes gaps between channels, and
+    puts axes of stride 0 innermost. A call that copies has no replay, so the array is no new one of a recorded call.
+    """
+    alike = np.empty_like(array, dtype)
+    if is_channels_last(alike) == is_channels_last(array):
+        return alike
+    if not is_channels_last(array):
+        return np.empty(array.shape, alike.dtype)
+    return np.moveaxis(np.empty_like(np.moveaxis(array, 1, -1), dtype, order="C"), -1, 1)
+
+
 def empty_in_c_order(shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
     """An array in C order; all NumPy arrays are on one device."""
     return pool.empty(shape, dtype)
