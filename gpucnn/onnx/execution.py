@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, takewhile
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from gpucnn.onnx.errors import ModelError, UnsupportedError
 from gpucnn.onnx.graph import Graph, Node
 from gpucnn.onnx.operators.registry import Operator, find
 
-__all__ = ["Device", "Program"]
+__all__ = ["EMPTY", "Device", "Program", "Step", "results_of"]
 
 Array = Any
-_EMPTY = 0  # the slot of inputs that are left out
+EMPTY = 0  # the slot of inputs that are left out
 MOST_TURNS = 1 << 18  # of branches and bodies of loops in one run: a loop may have no end
 
 
@@ -65,7 +65,7 @@ class Device:
 
 
 @dataclass
-class _Step:
+class Step:
     """One node as a call: slots in, slots out, and the slots that are not needed after it."""
 
     node: Node
@@ -77,18 +77,21 @@ class _Step:
     outputs: list[int]
     released: list[int]
 
-    def call(self, values: list[Any], device: Device | None, turns: Iterator[int]) -> Any:
-        arguments = [values[slot] for slot in self.inputs]
+    def call(self, arguments: list[Any], outer: list[Any], device: Device | None, turns: Iterator[int]) -> Any:
+        """What the operator returns for arguments, and for what its branches capture."""
         if device is not None:
             arguments = device.placed(arguments, self.row)
-        if not self.branches:
-            return self.function(*arguments)
-        outer = iter([values[slot] for slot in self.captured])
         bound = {
-            name: partial(_branch, branch, [next(outer) for _ in branch.captured], device, turns)
+            name: partial(_branch, branch, self.captured_by(name, outer), device, turns)
             for name, branch in self.branches.items()
         }
         return self.function(*arguments, **bound)
+
+    def captured_by(self, name: str, outer: list[Any]) -> list[Any]:
+        """Of all that the branches capture, what one of them does."""
+        before = takewhile(lambda other: other != name, self.branches)
+        start = sum(len(self.branches[other].captured) for other in before)
+        return outer[start : start + len(self.branches[name].captured)]
 
 
 def _branch(
@@ -104,24 +107,24 @@ class Program:
 
     def __init__(self, graph: Graph) -> None:
         self.captured = graph.captured()
-        self._slots: dict[str, int] = {"": _EMPTY}
-        self._start: list[Any] = [None]
+        self._slots: dict[str, int] = {"": EMPTY}
+        self.start: list[Any] = [None]
         for name, array in graph.constants.items():
             array = array.view()
             array.flags.writeable = False
-            self._start[self._slot(name)] = array
-        self._inputs = [self._slot(name) for name in [*(value.name for value in graph.inputs), *self.captured]]
-        self._steps = [self._step(node) for node in graph.nodes]
-        self._outputs = [self._slot(value.name) for value in graph.outputs]
+            self.start[self._slot(name)] = array
+        self.inputs = [self._slot(name) for name in [*(value.name for value in graph.inputs), *self.captured]]
+        self.steps = [self._step(node) for node in graph.nodes]
+        self.outputs = [self._slot(value.name) for value in graph.outputs]
         self._release()
 
     def _slot(self, name: str) -> int:
         if name not in self._slots:
-            self._slots[name] = len(self._start)
-            self._start.append(None)
+            self._slots[name] = len(self.start)
+            self.start.append(None)
         return self._slots[name]
 
-    def _step(self, node: Node) -> _Step:
+    def _step(self, node: Node) -> Step:
         row = find(node.domain, node.op, node.version)
         assert row is not None, node  # the reader refuses such models
         branches = {name: Program(value) for name, value in node.attributes.items() if isinstance(value, Graph)}
@@ -132,12 +135,12 @@ class Program:
         captured = [self._slot(name) for branch in branches.values() for name in branch.captured]
         outputs = [self._slot(name) for name in node.outputs]
         function = partial(row.function, **plain) if plain else row.function
-        return _Step(node, row, function, branches, inputs, captured, outputs, [])
+        return Step(node, row, function, branches, inputs, captured, outputs, [])
 
     def _release(self) -> None:
         """Enter the slots whose values no later step uses; constants stay."""
-        kept = {_EMPTY, *self._outputs, *(at for at, value in enumerate(self._start) if value is not None)}
-        for step in reversed(self._steps):
+        kept = {EMPTY, *self.outputs, *(at for at, value in enumerate(self.start) if value is not None)}
+        for step in reversed(self.steps):
             used = {*step.inputs, *step.captured, *step.outputs} - kept
             step.released = sorted(used)
             kept |= used
@@ -150,37 +153,43 @@ class Program:
         ModelError
             A node cannot compute its arrays; the message names it and says why.
         """
-        values, turns = self._start.copy(), count() if turns is None else turns
-        for slot, value in zip(self._inputs, inputs, strict=True):
+        values, turns = self.start.copy(), count() if turns is None else turns
+        for slot, value in zip(self.inputs, inputs, strict=True):
             values[slot] = value
-        for step in self._steps:
+        for step in self.steps:
             try:
-                results = step.call(values, device, turns)
-                _store(values, step.outputs, results)
+                arguments, outer = ([values[slot] for slot in slots] for slots in (step.inputs, step.captured))
+                results = results_of(step, step.call(arguments, outer, device, turns))
             except ModelError as error:
                 raise type(error)(f"node {step.node}: {error}") from error.__cause__
             except Exception as error:  # of whatever the node's arrays provoke: a model is not trusted
                 raise ModelError(f"node {step.node}: {_reason(error)} ({_shapes(step, values)})") from error
-            for slot in step.released:
+            for slot, result in zip(step.outputs, results, strict=True):
+                values[slot] = result
+            for slot in (*step.released, EMPTY):
                 values[slot] = None
-        return [values[slot] for slot in self._outputs]
+        return [values[slot] for slot in self.outputs]
 
 
-def _store(values: list[Any], slots: list[int], results: Any) -> None:
-    if type(results) is not tuple:
-        results = (results,)
-    if len(results) < len(slots):
-        raise ModelError(f"has {len(slots)} outputs, expected at most {len(results)}")
-    for slot, result in zip(slots, results, strict=False):
-        values[slot] = np.asarray(result) if isinstance(result, np.generic) else result
-    values[_EMPTY] = None
+def results_of(step: Step, returned: Any) -> list[Any]:
+    """What an operator returned, as an array or None for each output of the node.
+
+    Raises
+    ------
+    ModelError
+        These are more outputs than the operator has.
+    """
+    results = returned if type(returned) is tuple else (returned,)
+    if len(results) < len(step.outputs):
+        raise ModelError(f"has {len(step.outputs)} outputs, expected at most {len(results)}")
+    return [np.asarray(each) if isinstance(each, np.generic) else each for each in results[: len(step.outputs)]]
 
 
 def _reason(error: Exception) -> str:
     return f"{error}" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: {error}"
 
 
-def _shapes(step: _Step, values: Iterable[Any]) -> str:
+def _shapes(step: Step, values: Iterable[Any]) -> str:
     known = list(values)
     arrays = (known[slot] for slot in step.inputs)
     shown = ("none" if x is None else f"{getattr(x, 'dtype', '?')} {getattr(x, 'shape', '?')}" for x in arrays)

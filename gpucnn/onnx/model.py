@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from gpucnn.onnx.errors import ModelError
 from gpucnn.onnx.execution import Device, Program
 from gpucnn.onnx.graph import Graph, Value
 from gpucnn.onnx.optimising import optimize as rewrite
+from gpucnn.onnx.planning import PlannedRuns
 from gpucnn.onnx.reader import Description, read
 
 __all__ = ["Model", "load"]
@@ -78,6 +80,7 @@ class Model:
         self._graph = graph
         self._description = description
         self._program = Program(graph)
+        self._planned = PlannedRuns(self._program)
         self._devices: dict[Any, Device] = {}
 
     # --- Running ----------------------------------------------------------------------------------------------------
@@ -112,10 +115,10 @@ class Model:
         unknown = next((name for name in wanted if name not in names), None)
         if unknown is not None:
             raise ValueError(f"run: there is no output {unknown!r}, expected some of {names}")
-        arrays, device, give_back = self._taken(given)
+        arrays, run, give_back = self._taken(given)
         with np.errstate(all="ignore"):  # as other runtimes: infinities and NaN are results
             try:
-                values = dict(zip(names, self._program.run(arrays, device), strict=True))
+                values = dict(zip(names, run(arrays), strict=True))
             except ModelError as error:
                 raise type(error)(f"{self._description.source}: {error}") from error.__cause__
         results = {name: give_back(values[name]) for name in wanted}
@@ -135,21 +138,22 @@ class Model:
             raise ValueError(f"run: got the inputs {list(given)}, expected {names}")
         return {name: given[name] for name in names}
 
-    def _taken(self, given: dict[str, Any]) -> tuple[list[Any], Device | None, Any]:
-        """The inputs as arrays that a backend computes on, the device where it is none of NumPy, and the way back."""
+    def _taken(self, given: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], list[Any]], Any]:
+        """The inputs as arrays that a backend computes on, the run of the program on them, and the way back."""
         arrays = {value.name: _as_array(given[value.name], value) for value in self.inputs}
         away = {name: array for name, array in arrays.items() if not isinstance(array, np.ndarray) or array.ndim}
         if not away:
-            return list(arrays.values()), None, lambda result: result
+            return list(arrays.values()), partial(self._program.run, device=None), lambda result: result
         backend, taken, give_back = receive("run", away)
         arrays.update(zip(away, taken, strict=True))
         for value in self.inputs:
             _expect(value, arrays[value.name])
         if backend.host:
-            return list(arrays.values()), None, give_back
+            return list(arrays.values()), partial(self._planned.run, backend=backend.name), give_back
         at = next(array for array in taken if array is not None).device.id
         device = self._devices.setdefault((backend.name, at), Device(backend.xp))
-        return list(arrays.values()), device, lambda result: result if _is_host(result) else give_back(result)
+        run = partial(self._program.run, device=device)
+        return list(arrays.values()), run, lambda result: result if _is_host(result) else give_back(result)
 
     # --- What it is -------------------------------------------------------------------------------------------------
 

@@ -72,6 +72,9 @@ JOINED = {
     "gelu": (
         [node("Div", ["x", "root"], ["d"]), node("Erf", ["d"], ["e"]), node("Add", ["e", "one"], ["a"]),
          node("Mul", ["x", "a"], ["p"]), node("Mul", ["p", "half"], ["y"])], ["Gelu"]),
+    "short-time transform": (
+        [node("Reshape", ["x", "signals"], ["r"]), node("Conv", ["r", "filters"], ["y"], strides=[40])],
+        ["Reshape", "Frames"]),
     "gelu of another order": (
         [node("Div", ["x", "root"], ["d"]), node("Erf", ["d"], ["e"]), node("Add", ["one", "e"], ["a"]),
          node("Mul", ["half", "x"], ["p"]), node("Mul", ["p", "a"], ["y"])], ["Gelu"]),
@@ -113,7 +116,7 @@ def built(nodes: list[Any], outputs: tuple[str, ...] = ("y",)) -> Any:
     constants = {
         **CONV, **NORM, **NUMBERS, "u": array(3, 4, 2, 2), "channel": array(1, 4, 1, 1), "image": array(4, 1, 1),
         "places": array(6, 5), "first": np.int64(0), "five": np.int64(5),
-        "wide": np.full((1, 1, 1, 1, 1), 0.25, np.float32),
+        "wide": np.full((1, 1, 1, 1, 1), 0.25, np.float32), "signals": np.int64([1, 1, -1]), "filters": array(6, 1, 64),
     }  # fmt: skip
     return model(nodes, IMAGES, outputs, constants)
 

@@ -121,9 +121,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.nn": NETWORKS,
     "gpucnn.nn.module": NETWORKS | {"gpucnn.onnx.exporting"},
     "gpucnn.onnx": {
-        "gpucnn.__version__", "gpucnn.backends.backend", "gpucnn.backends.backend_named", "gpucnn.backends.receive",
-        "gpucnn.functional", "gpucnn.geometry", "gpucnn.installing", "gpucnn.nn", "gpucnn.onnx", "ml_dtypes", "numpy",
-        "onnx",
+        "gpucnn.__version__", "gpucnn.backends.backend", "gpucnn.backends.backend_named",
+        "gpucnn.backends.listening", "gpucnn.backends.receive", "gpucnn.functional", "gpucnn.geometry",
+        "gpucnn.installing", "gpucnn.nn", "gpucnn.numerics", "gpucnn.onnx", "ml_dtypes", "numpy", "onnx",
     },
     "gpucnn.onnx.operators": {
         "gpucnn.backends.backend_of", "gpucnn.backends.dtypes", "gpucnn.backends.normal", "gpucnn.functional",

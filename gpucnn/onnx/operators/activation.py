@@ -6,20 +6,28 @@ import numpy as np
 
 import gpucnn.functional as F
 from gpucnn.backends.dtypes import FLOATING
-from gpucnn.onnx.operators.arrays import axis_of, namespace
+from gpucnn.onnx.operators.arrays import axis_of, namespace, written
 from gpucnn.onnx.operators.chains import chain
 from gpucnn.onnx.operators.registry import OWN, Array, operator
+
+FEW = 1 << 12  # elements of host memory, over which NumPy passes in a fraction of the time of an operation's checks
+
+
+def _is_small(x: Array) -> bool:
+    """Whether NumPy alone is faster than gpucnn's operations."""
+    return isinstance(x, np.ndarray) and x.size < FEW and x.dtype == np.float32
+
 
 # --- Activations ------------------------------------------------------------------------------------------------------
 
 
-@operator("Relu")
+@operator("Relu", launches=True)
 def relu(x: Array) -> Array:
     """``max(x, 0)``."""
-    return F.relu(x)
+    return np.maximum(x, x.dtype.type(0)) if _is_small(x) else F.relu(x)
 
 
-@operator("LeakyRelu")
+@operator("LeakyRelu", launches=True)
 def leaky_relu(x: Array, *, alpha: float = 0.01) -> Array:
     """X where it is positive, else a share of it."""
     return F.leaky_relu(x, alpha)
@@ -75,27 +83,27 @@ def _exponential(x: Array, alpha: float, inner: float, outer: float) -> Array:
     return (xp.where(x > 0, x, below) * outer).astype(x.dtype, copy=False)
 
 
-FEW = 1 << 12  # elements of host memory, over which NumPy passes in a fraction of the time of an operation's checks
-
-
 @operator("Sigmoid")
-def sigmoid(x: Array) -> Array:
+def sigmoid(x: Array, *, out: Array = None) -> Array:
     """``1 / (1 + exp(-x))``."""
-    if isinstance(x, np.ndarray) and x.size < FEW and x.dtype == np.float32:
-        return 1 / (1 + np.exp(-x))
-    return F.sigmoid(x)
+    if not _is_small(x):
+        return written(F.sigmoid(x), out)
+    y = np.negative(x, out=out)
+    np.exp(y, out=y)
+    y += 1
+    return np.divide(1, y, out=y)
 
 
 @operator("HardSigmoid")
-def hard_sigmoid(x: Array, *, alpha: float = 0.2, beta: float = 0.5) -> Array:
+def hard_sigmoid(x: Array, *, alpha: float = 0.2, beta: float = 0.5, out: Array = None) -> Array:
     """``alpha * x + beta`` within [0, 1]."""
-    return chain(x, steps=["hard_sigmoid"], numbers=[alpha, beta])
+    return chain(x, steps=["hard_sigmoid"], numbers=[alpha, beta], out=out)
 
 
 @operator("HardSwish")
-def hard_swish(x: Array) -> Array:
+def hard_swish(x: Array, *, out: Array = None) -> Array:
     """``x * hard_sigmoid(x)`` with alpha = 1/6 and beta = 1/2."""
-    return chain(x, steps=["hard_swish"], numbers=[])
+    return chain(x, steps=["hard_swish"], numbers=[], out=out)
 
 
 @operator("Swish", domain=OWN)
@@ -142,10 +150,14 @@ def _flat(x: Array, axis: int) -> Array:
     return x.reshape(int(np.prod(x.shape[:axis], dtype=int)), -1) if x.size else x.reshape(0, 1)
 
 
-@operator("Softmax", 13)
+@operator("Softmax", 13, launches=True)
 def softmax(x: Array, *, axis: int = -1) -> Array:
     """Exponentials along an axis, divided by their sum."""
-    return F.softmax(x, axis)
+    if not _is_small(x) or not x.size:
+        return F.softmax(x, axis)
+    y = np.exp(x - x.max(axis, keepdims=True))
+    y /= y.sum(axis, keepdims=True)
+    return y
 
 
 @operator("Softmax", 1)

@@ -21,6 +21,14 @@ def namespace(array: Array) -> Any:
     return np if isinstance(array, np.ndarray) else backend_of(array).xp
 
 
+def written(result: Array, out: Array | None) -> Array:
+    """A result, copied to `out` where that is given."""
+    if out is None:
+        return result
+    out[...] = result
+    return out
+
+
 def axis_of(axis: int, rank: int) -> int:
     """A possibly negative axis as one of ``range(rank)``.
 

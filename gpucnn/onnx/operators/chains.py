@@ -54,12 +54,12 @@ STEPS: dict[str, tuple[Step, int]] = {
 
 
 @operator("Chain", domain=OWN)
-def chain(x: Array, *, steps: list[str], numbers: list[float], rank: int = 0) -> Array:
+def chain(x: Array, *, steps: list[str], numbers: list[float], rank: int = 0, out: Array = None) -> Array:
     """The steps, one after the other; of a result of at least `rank` axes, as the numbers' arrays had."""
     if x.ndim < rank:
         x = x.reshape(*(1,) * (rank - x.ndim), *x.shape)
     xp = namespace(x)
-    y = xp.empty_like(x)
+    y = xp.empty_like(x) if out is None else out
     for source, result in _blocks(x, y):
         scratch = xp.empty_like(result) if "hard_swish" in steps else result
         at = 0

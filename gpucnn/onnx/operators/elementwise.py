@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.normal import BOUND, normal_share_and_density
-from gpucnn.onnx.operators.arrays import axis_of, namespace
+from gpucnn.onnx.operators.arrays import axis_of, namespace, written
 from gpucnn.onnx.operators.registry import Array, operator, refuse
 
 # --- Functions of the array library ---------------------------------------------------------------------------------
@@ -31,15 +31,15 @@ _LEGACY = ("Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", 
 
 
 def _unary(name: str) -> Any:
-    def function(x: Array) -> Array:
-        return getattr(namespace(x), name)(x)
+    def function(x: Array, *, out: Array = None) -> Array:
+        return getattr(namespace(x), name)(x, out=out)
 
     return function
 
 
 def _binary(name: str) -> Any:
-    def function(a: Array, b: Array) -> Array:
-        return getattr(namespace(a), name)(a, b)
+    def function(a: Array, b: Array, *, out: Array = None) -> Array:
+        return getattr(namespace(a), name)(a, b, out=out)
 
     return function
 
@@ -49,27 +49,27 @@ for _op, _name in _UNARY.items():
 _FUNCTIONS = {op: _binary(name) for op, name in _BINARY.items()}
 
 
-def divided(a: Array, b: Array) -> Array:
+def divided(a: Array, b: Array, *, out: Array = None) -> Array:
     """The quotient; of integers rounded towards 0."""
     xp = namespace(a)
     if a.dtype.kind not in "iu":
-        return xp.true_divide(a, b)
+        return xp.true_divide(a, b, out=out)
     quotient = a // b
-    if a.dtype.kind == "u":
-        return quotient
-    return quotient + ((a % b != 0) & ((a < 0) != (b < 0))).astype(a.dtype)
+    if a.dtype.kind == "i":
+        quotient = quotient + ((a % b != 0) & ((a < 0) != (b < 0))).astype(a.dtype)
+    return written(quotient, out)
 
 
-def raised(x: Array, power: Array) -> Array:
+def raised(x: Array, power: Array, *, out: Array = None) -> Array:
     """The power, in the dtype of the base."""
     xp = namespace(x)
     if x.dtype.kind == "f" and power.size == 1 and isinstance(power, np.ndarray) and power.ndim <= x.ndim:
         exponent = power.item()
         if exponent == 2:
-            return xp.multiply(x, x)  # the general power takes some ten times as long
+            return xp.multiply(x, x, out=out)  # the general power takes some ten times as long
         if exponent == 0.5:
-            return xp.sqrt(x)
-    return xp.power(x, power).astype(x.dtype, copy=False)
+            return xp.sqrt(x, out=out)
+    return written(xp.power(x, power).astype(x.dtype, copy=False), out)
 
 
 _FUNCTIONS |= {"Div": divided, "Pow": raised}

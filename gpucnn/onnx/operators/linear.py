@@ -5,25 +5,33 @@ from __future__ import annotations
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.onnx.operators.arrays import namespace
+from gpucnn.onnx.operators.arrays import namespace, written
 from gpucnn.onnx.operators.registry import Array, operator, refuse
 
 
 @operator("MatMul")
-def matmul(a: Array, b: Array) -> Array:
+def matmul(a: Array, b: Array, *, out: Array = None) -> Array:
     """The product of matrices, or of stacks of them."""
     if a.dtype.itemsize > 2 or a.dtype.kind in "iu":
-        return namespace(a).matmul(a, b)
+        return namespace(a).matmul(a, b, out=out)
     wide = accumulator(a.dtype)  # sums of 16 bits are kept in float32 and rounded once
-    return namespace(a).matmul(a.astype(wide), b.astype(wide)).astype(a.dtype)
+    return written(namespace(a).matmul(a.astype(wide), b.astype(wide)).astype(a.dtype), out)
 
 
 @operator("Gemm", 7)
 def gemm(
-    a: Array, b: Array, c: Array = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0
+    a: Array,
+    b: Array,
+    c: Array = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+    out: Array = None,
 ) -> Array:
     """``alpha * a @ b + beta * c``."""
-    y = matmul(a.T if transA else a, b.T if transB else b)
+    y = matmul(a.T if transA else a, b.T if transB else b, out=out)
     if alpha != 1:
         y *= y.dtype.type(alpha)
     if c is not None and beta:

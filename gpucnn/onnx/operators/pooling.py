@@ -23,7 +23,7 @@ def _ones(values: list[int] | None, rank: int) -> tuple[int, ...]:
     return (1,) * rank if values is None else tuple(values)
 
 
-@operator("MaxPool")
+@operator("MaxPool", launches=True)
 def max_pool(
     x: Array,
     *,
@@ -64,7 +64,7 @@ def _by_columns(xp: Any, at: Array, space: tuple[int, ...]) -> Array:
     return result
 
 
-@operator("AveragePool")
+@operator("AveragePool", launches=True)
 def average_pool(
     x: Array,
     *,
@@ -114,13 +114,13 @@ def lp_pool(
     )
 
 
-@operator("GlobalAveragePool")
+@operator("GlobalAveragePool", launches=True)
 def global_average_pool(x: Array) -> Array:
     """The mean of each plane."""
     return _GLOBAL_AVERAGE[rank_of(x)](x, 1)
 
 
-@operator("GlobalMaxPool")
+@operator("GlobalMaxPool", launches=True)
 def global_max_pool(x: Array) -> Array:
     """The largest value of each plane."""
     return _GLOBAL_MAX[rank_of(x)](x, 1)

@@ -171,7 +171,8 @@ def lstm(
 
         def step(products: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
             hidden, content = state
-            sums = products + hidden @ recurrent
+            sums = hidden @ recurrent
+            sums += products
             if looks is not None:
                 sums[:, :size] += looks[0] * content
                 sums[:, 2 * size : 3 * size] += looks[2] * content
@@ -246,14 +247,15 @@ def _through(
         x = x.swapaxes(0, 1)
     time = x.shape[0]
     open_ = None if lengths is None else xp.arange(time).reshape(-1, 1, 1) < lengths.reshape(1, -1, 1)
-    outputs, finals = [], []
+    y = xp.empty((time, *initial[0].shape), x.dtype)
+    finals = []
     for at, reverse in enumerate(_DIRECTIONS[direction]):
         products = x @ w[at].T
         if biases is not None:
             products += biases[at]
         step = step_of(at)
-        state = tuple(array[at] for array in initial)
-        hidden = xp.empty((time, *state[0].shape), x.dtype)
+        state = tuple([array[at] for array in initial])
+        hidden = y[:, at]
         for now in range(time - 1, -1, -1) if reverse else range(time):
             new = step(products[now], state)
             if open_ is None:
@@ -262,10 +264,8 @@ def _through(
             else:
                 state = tuple(xp.where(open_[now], one, old) for one, old in zip(new, state, strict=True))
                 hidden[now] = xp.where(open_[now], new[0], x.dtype.type(0))
-        outputs.append(hidden)
         finals.append(state)
-    y = xp.stack(outputs, 1)
-    lasts = [xp.stack(arrays, 0) for arrays in zip(*finals, strict=True)]
+    lasts = [arrays[0][None] if len(arrays) == 1 else xp.stack(arrays, 0) for arrays in zip(*finals, strict=True)]
     if layout:
         y, lasts = y.transpose(2, 0, 1, 3), [array.swapaxes(0, 1) for array in lasts]
     return y, *lasts

@@ -36,13 +36,21 @@ def _extreme(xp: Any, x: Array, over: Over, largest: bool) -> Array:
     return function(**over) if x.size else xp.full(x.sum(**over).shape, start, x.dtype)
 
 
+def _mean(xp: Any, x: Array, over: Over) -> Array:
+    if x.dtype.kind != "f" or not x.size:
+        return x.mean(**over)
+    total = xp.asarray(x.sum(**over))  # `mean` takes three times as long for small arrays
+    total /= x.dtype.type(x.size // max(total.size, 1))
+    return total
+
+
 _REDUCTIONS: dict[str, Callable[[Any, Array, Over], Array]] = {
     "ReduceL1": lambda xp, x, over: xp.abs(x).sum(**over),
     "ReduceL2": lambda xp, x, over: xp.sqrt((x * x).sum(**over)),
     "ReduceLogSum": lambda xp, x, over: xp.log(x.sum(**over)),
     "ReduceLogSumExp": _log_sum_exp,
     "ReduceMax": lambda xp, x, over: _extreme(xp, x, over, largest=True),
-    "ReduceMean": lambda xp, x, over: x.mean(**over),
+    "ReduceMean": _mean,
     "ReduceMin": lambda xp, x, over: _extreme(xp, x, over, largest=False),
     "ReduceProd": lambda xp, x, over: x.prod(**over),
     "ReduceSum": lambda xp, x, over: x.sum(**over),

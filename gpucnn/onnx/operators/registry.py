@@ -42,7 +42,8 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "Tensor": lambda value: isinstance(value, np.ndarray),
     "Branch": lambda value: isinstance(value, Graph),
 }
-_FROM_RUN = "count"  # a keyword-only parameter that is no attribute: the number of outputs that the node names
+# Keyword-only parameters that are no attributes: the number of outputs that the node names, and where to write the one.
+_FROM_RUN = ("count", "out")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Operator:
     attributes: dict[str, str]  # the annotation of each
     required: frozenset[str]  # attributes without a default
     counts: bool  # whether the function is told the number of outputs
+    writes: bool  # whether it can be told the array for its result
+    launches: bool  # whether it changes no array but by gpucnn's own operations, whose launches can be repeated
 
     def problems(self, attributes: dict[str, Any], inputs: int) -> list[str]:
         """Objections to a node of this operator, each as the end of a sentence."""
@@ -77,22 +80,24 @@ class Operator:
 _TABLE: dict[tuple[str, str], list[Operator]] = {}
 
 
-def operator(name: str, since: int = 1, domain: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def operator(
+    name: str, since: int = 1, domain: str = "", *, launches: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Enter a function into the table, as the operator `name` from version `since` of its operator set on."""
 
     def enter(function: Callable[..., Any]) -> Callable[..., Any]:
         rows = _TABLE.setdefault((domain, name), [])
-        rows.append(_row(name, since, function))
+        rows.append(_row(name, since, function, launches))
         rows.sort(key=lambda row: row.since)
         return function
 
     return enter
 
 
-def _row(name: str, since: int, function: Callable[..., Any]) -> Operator:
+def _row(name: str, since: int, function: Callable[..., Any], launches: bool) -> Operator:
     parameters = list(inspect.signature(function).parameters.values())
     positional = [item for item in parameters if item.kind is item.POSITIONAL_OR_KEYWORD]
-    named = [item for item in parameters if item.kind is item.KEYWORD_ONLY and item.name != _FROM_RUN]
+    named = [item for item in parameters if item.kind is item.KEYWORD_ONLY and item.name not in _FROM_RUN]
     variadic = any(item.kind is item.VAR_POSITIONAL for item in parameters)
     return Operator(
         name,
@@ -108,7 +113,9 @@ def _row(name: str, since: int, function: Callable[..., Any]) -> Operator:
         ),
         attributes={item.name: str(item.annotation).removesuffix(" | None") for item in named},
         required=frozenset(item.name for item in named if item.default is item.empty),
-        counts=any(item.name == _FROM_RUN for item in parameters),
+        counts=any(item.name == "count" for item in parameters),
+        writes=any(item.name == "out" for item in parameters),
+        launches=launches,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from math import prod
 from typing import Any
@@ -104,9 +105,9 @@ def tile(x: Array, repeats: Host) -> Array:
 
 
 @operator("Concat", 4)
-def concat(*arrays: Array, axis: int) -> Array:
+def concat(*arrays: Array, axis: int, out: Array = None) -> Array:
     """Arrays one after the other along an axis."""
-    return namespace(arrays[0]).concatenate(arrays, axis=axis)
+    return namespace(arrays[0]).concatenate(arrays, axis, out)
 
 
 @operator("Concat", 1)
@@ -202,9 +203,21 @@ def _padded(x: Array, pads: list[int], value: Any, axes: Any, mode: str) -> Arra
         edges[axis] = (pads[at], pads[at + len(axes)])
     if mode == "constant":
         return _filled(x, edges, 0 if value is None or not value.size else value.item())
+    if isinstance(x, np.ndarray):
+        for axis, (low, high) in enumerate(edges):
+            if low or high:
+                x = x.take(_sources(x.shape[axis], low, high, mode), axis)
+        return x
     if x.dtype.kind in "bOV" or mode == "wrap":  # gpucnn's mode goes round once at most
         return namespace(x).pad(_cropped(x, edges), [(max(low, 0), max(high, 0)) for low, high in edges], mode=mode)
     return F.pad(x, tuple(end for edge in reversed(edges) for end in edge), _MODES[mode])
+
+
+@lru_cache(256)
+def _sources(size: int, low: int, high: int, mode: str) -> Array:
+    """For each place of a padded axis that in the axis of so many elements."""
+    kept = np.arange(max(-low, 0), size + min(high, 0))
+    return np.pad(kept, (max(low, 0), max(high, 0)), mode)  # type: ignore[call-overload]  # the mode is one of _MODES
 
 
 def _cropped(x: Array, edges: list[tuple[int, int]]) -> Array:

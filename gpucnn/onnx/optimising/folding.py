@@ -71,7 +71,10 @@ _BOUNDS: dict[str, Bound] = {
 
 
 def fold_constants(graph: Graph, outer: Mapping[str, Array] | None = None) -> None:
-    """Compute the nodes of a graph, and of graphs within it, whose inputs are constants, of graphs around it too."""
+    """Compute the nodes of a graph, and of graphs within it, whose inputs are constants, of graphs around it too.
+
+    Graphs within it get the constants that they read as their own.
+    """
     own = {*(value.name for value in graph.inputs), *(name for node in graph.nodes for name in node.outputs)}
     seen = {name: array for name, array in (outer or {}).items() if name not in own}
     known: MutableMapping[str, Array] = ChainMap(graph.constants, seen)
@@ -79,6 +82,7 @@ def fold_constants(graph: Graph, outer: Mapping[str, Array] | None = None) -> No
     nodes = []
     for node in graph.nodes:
         for inner in node.subgraphs():
+            inner.constants.update((name, known[name]) for name in inner.captured() if name in known)
             fold_constants(inner, known)
         results = _computed(node, known, budget)
         if results is None:

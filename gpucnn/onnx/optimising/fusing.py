@@ -16,6 +16,7 @@ from gpucnn.onnx.optimising.links import Links
 Array = Any
 
 MOST = 10_000  # nodes; each exchange passes over all of them
+LONG = 64  # taps
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _WIDE = (np.float32, np.float64)  # dtypes in which a product of constants loses nothing that counts
 
@@ -28,7 +29,17 @@ def fuse(graph: Graph) -> None:
     if len(graph.nodes) > MOST:
         return
     links = Links(graph)
-    for rule in (_without_identity, _hard_swish, _swish, _gelu, _into_filters, _with_shortcut, _activated, _chained):
+    for rule in (
+        _without_identity,
+        _hard_swish,
+        _swish,
+        _gelu,
+        _into_filters,
+        _with_shortcut,
+        _activated,
+        _framed,
+        _chained,
+    ):
         _everywhere(links, rule)
 
 
@@ -277,6 +288,24 @@ def _activated(links: Links, node: Node) -> bool:
 
 def _activating(conv: Node, last: Node, inputs: list[str], activation: dict[str, Any]) -> Node:
     return Node("FusedConv", OWN, 1, conv.name, inputs, last.outputs, {**conv.attributes, **activation})
+
+
+# --- Short-time transforms -------------------------------------------------------------------------------------------
+
+
+def _framed(links: Links, node: Node) -> bool:
+    """Long filters for sections of a signal that overlap by half at most: few positions, but a product of matrices."""
+    if node.op != "Conv" or node.domain or len(node.inputs) != 2:
+        return False
+    w, given = links.constant(node.inputs[1]), node.attributes
+    if w is None or w.ndim != 3 or w.shape[1] != 1 or w.dtype not in _WIDE or w.shape[2] < LONG:
+        return False
+    strides = given.get("strides", [1])
+    plain = given.get("group", 1) == 1 and given.get("dilations", [1]) == [1] and not any(given.get("pads", []))
+    if not plain or given.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or not w.shape[2] <= 2 * strides[0]:
+        return False
+    links.exchange([node], replace(node, op="Frames", domain=OWN, version=1, attributes={"strides": strides}))
+    return True
 
 
 # --- Elementwise operations with numbers ------------------------------------------------------------------------------
