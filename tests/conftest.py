@@ -183,6 +183,14 @@ def jax() -> Any:
 
 
 @pytest.fixture(scope="session")
+def dask() -> Any:
+    """Dask, an optional peer; where GPUCNN_REQUIRE_DASK is set, as in CI, its absence is an error."""
+    if not os.environ.get("GPUCNN_REQUIRE_DASK"):
+        pytest.importorskip("dask.array", reason="Dask is not installed")
+    return importlib.import_module("dask")
+
+
+@pytest.fixture(scope="session")
 def cupy() -> Any:
     """CuPy on a GPU, a real or a simulated one; where GPUCNN_REQUIRE_CUPY is set, as in CI, its absence is an error."""
     reason = available()["cuda"]

@@ -19,6 +19,7 @@ import numpy as np
 
 from gpucnn.backends import bfloat16
 from gpucnn.backends.base import Backend, Epilogue
+from gpucnn.backends.deferring import LIBRARIES, DeferredArraysError
 from gpucnn.backends.replaying import REPLAYERS
 
 __all__ = ["Backend", "Epilogue", "available", "backend", "backend_named", "backend_of", "cpu_state", "receive"]
@@ -278,6 +279,8 @@ def receive(op: str, arrays: Mapping[str, Any]) -> tuple[Backend, list[Any], Cal
 
     Raises
     ------
+    DeferredArraysError
+        An array is computed later.
     TypeError
         As `backend_of`, naming `op` and the argument.
     """
@@ -287,6 +290,9 @@ def receive(op: str, arrays: Mapping[str, Any]) -> tuple[Backend, list[Any], Cal
     if native is not None:
         return native, list(arrays.values()), _unchanged
     given = {name: array for name, array in arrays.items() if array is not None}
+    for name, array in given.items():
+        if kind_of(array) in LIBRARIES:
+            raise DeferredArraysError(op, kind_of(array), name)
     kinds: dict[str, str] = {}
     for name, array in given.items():
         _require_array(op, name, array)

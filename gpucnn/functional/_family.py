@@ -10,6 +10,7 @@ from functools import partial
 from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
+from gpucnn.backends.deferring import deferring
 from gpucnn.backends.replaying import replayed
 
 P = ParamSpec("P")
@@ -29,7 +30,7 @@ def family(define: Callable[Concatenate[int, P], R]) -> tuple[Callable[P, R], Ca
     ``conv_nd`` becomes ``conv1d``, ``conv2d`` and ``conv3d``: each with its own name, its signature without the rank,
     and the docstring as `fill` makes it.
     """
-    one, two, three = (_of_rank(define, rank, _passed) for rank in (1, 2, 3))
+    one, two, three = (_of_rank(define, rank, deferring) for rank in (1, 2, 3))
     return one, two, three
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends import Epilogue
+from gpucnn.backends.deferring import deferring
 from gpucnn.backends.dtypes import FLOATING, NUMERIC, ORDERED, accumulator, name_of
 from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call, Needs, ProductCall, axis_argument, needed, softmax_of
@@ -339,6 +340,7 @@ def leaky_relu_backward(
 # --- Softmax ------------------------------------------------------------------------------------------------------
 
 
+@deferring
 def softmax(input: Array, dim: int) -> Array:
     """``exp(x) / sum(exp(x))`` along an axis, shifted by the maximum so that nothing overflows.
 
@@ -371,6 +373,7 @@ def softmax(input: Array, dim: int) -> Array:
     return call.result(call.stored_like(softmax_of(call, x, axis, is_log=False), x))
 
 
+@deferring
 def softmax_backward(
     grad_output: Array, input: Array, dim: int, *, output: Array | None = None, needs: Needs = None
 ) -> tuple[Array | None]:
@@ -410,6 +413,7 @@ def softmax_backward(
     return call.result((_softmax_backward(call, grad, x, y, axis, is_log=False),))
 
 
+@deferring
 def log_softmax(input: Array, dim: int) -> Array:
     """``log(softmax(x))``, without the overflow and underflow of computing the two separately.
 
@@ -442,6 +446,7 @@ def log_softmax(input: Array, dim: int) -> Array:
     return call.result(call.stored_like(softmax_of(call, x, axis, is_log=True), x))
 
 
+@deferring
 def log_softmax_backward(
     grad_output: Array, input: Array, dim: int, *, output: Array | None = None, needs: Needs = None
 ) -> tuple[Array | None]:

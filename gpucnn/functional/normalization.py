@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpucnn.backends.deferring import deferring
 from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Needs
 from gpucnn.functional._norm_call import BATCH, ROW, NormCall, batch_shape, instance_shape
@@ -13,6 +14,7 @@ from gpucnn.geometry.arguments import boolean
 __all__ = ["batch_norm", "batch_norm_backward", "instance_norm", "instance_norm_backward"]
 
 
+@deferring
 def batch_norm(
     input: Array,
     running_mean: Array | None,
@@ -236,6 +238,7 @@ def batch_norm_backward(
     return call.result((grad_x, None, None, *others))
 
 
+@deferring
 def instance_norm(
     input: Array,
     running_mean: Array | None = None,

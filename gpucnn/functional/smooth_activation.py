@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpucnn.backends.deferring import deferring
 from gpucnn.backends.dtypes import FLOATING
 from gpucnn.functional._call import Array, Call, Needs, choice, needed
 
@@ -12,6 +13,7 @@ APPROXIMATIONS = ("none", "tanh")
 # --- Sigmoid ------------------------------------------------------------------------------------------------------
 
 
+@deferring
 def sigmoid(input: Array) -> Array:
     """``1 / (1 + exp(-x))``, without overflow for any x.
 
@@ -44,6 +46,7 @@ def sigmoid(input: Array) -> Array:
     return call.result(_activated(call, x, "sigmoid"))
 
 
+@deferring
 def sigmoid_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> tuple[Array | None]:
     """Gradient of `sigmoid`: ``grad * sigmoid(x) * sigmoid(-x)``.
 
@@ -86,6 +89,7 @@ def sigmoid_backward(grad_output: Array, input: Array, *, needs: Needs = None) -
 # --- GELU ---------------------------------------------------------------------------------------------------------
 
 
+@deferring
 def gelu(input: Array, *, approximate: str = "none") -> Array:
     """Gaussian error linear unit: x times the share of the normal distribution that is below x.
 
@@ -130,6 +134,7 @@ def gelu(input: Array, *, approximate: str = "none") -> Array:
     return call.result(_activated(call, x, _kind(call, approximate)))
 
 
+@deferring
 def gelu_backward(
     grad_output: Array, input: Array, *, approximate: str = "none", needs: Needs = None
 ) -> tuple[Array | None]:

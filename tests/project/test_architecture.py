@@ -70,23 +70,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.numerics": set(),
     "gpucnn.functional": {
         "gpucnn.functional", "gpucnn.geometry", "gpucnn.backends.Epilogue", "gpucnn.backends.kind_of",
-        "gpucnn.backends.receive", "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.backends.replaying",
-        "numpy",
+        "gpucnn.backends.receive", "gpucnn.backends.deferring", "gpucnn.backends.dtypes", "gpucnn.backends.layout",
+        "gpucnn.backends.replaying", "numpy",
     },
     "gpucnn.backends": {
         "gpucnn.backends.base", "gpucnn.backends.bfloat16", "gpucnn.backends.cpu", "gpucnn.backends.numpy",
-        "gpucnn.backends.cuda", "gpucnn.backends.replaying", "gpucnn.simulator", "numpy",
+        "gpucnn.backends.cuda", "gpucnn.backends.deferring", "gpucnn.backends.replaying", "gpucnn.simulator", "numpy",
     },
     "gpucnn.backends.bfloat16": {"ml_dtypes", "numpy"},
     "gpucnn.backends.base": {
         "gpucnn.backends.layout", "gpucnn.backends.optimization", "gpucnn.backends.smooth", "gpucnn.geometry",
     },
+    "gpucnn.backends.deferring": set(),
     "gpucnn.backends.dtypes": {"numpy"},
     "gpucnn.backends.layout": set(),
     "gpucnn.backends.normal": set(),
     "gpucnn.backends.optimization": set(),
     "gpucnn.backends.listening": set(),
-    "gpucnn.backends.replaying": {"gpucnn.backends.listening", "gpucnn.numerics", "numpy"},
+    "gpucnn.backends.replaying": {"gpucnn.backends.deferring", "gpucnn.backends.listening", "gpucnn.numerics", "numpy"},
     "gpucnn.backends.smooth": {"gpucnn.backends.dtypes", "gpucnn.backends.normal", "numpy"},
     "gpucnn.backends.samples": {"gpucnn.geometry", "numpy"},
     "gpucnn.backends.numpy": {
@@ -130,6 +131,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.geometry", "gpucnn.onnx", "numpy",
     },
     "gpucnn.compat.thinc": {"gpucnn.backends.dtypes", "gpucnn.compat", "gpucnn.geometry", "numpy"},
+    "gpucnn.dask": {
+        "dask", "gpucnn.backends.backend_of", "gpucnn.backends.deferring", "gpucnn.backends.dtypes", "gpucnn.dask",
+        "gpucnn.functional", "gpucnn.geometry", "numpy",
+    },
     "gpucnn.jax": {"gpucnn.backends.dtypes", "gpucnn.functional", "gpucnn.geometry", "gpucnn.jax", "jax", "numpy"},
     "gpucnn.torch": {
         "cupy", "gpucnn.backends.bfloat16", "gpucnn.functional", "gpucnn.geometry", "gpucnn.torch", "torch",
@@ -219,7 +224,7 @@ def test_each_rule_is_about_a_module(part: str) -> None:
     assert part in MODULES
 
 
-@pytest.mark.parametrize("library", ["cupy", "torch", "ml_dtypes", "jax"])
+@pytest.mark.parametrize("library", ["cupy", "torch", "ml_dtypes", "jax", "dask"])
 def test_no_module_imports_a_peer(library: str) -> None:
     # NumPy's bfloat16 is that of ml_dtypes, which is loaded where a tensor of it is taken or layers compute in it
     simulated = {"cupy.allocations", "cupy.self_test", "pytest_plugin"}  # run in an environment with CuPy alone
@@ -252,7 +257,8 @@ def of(library: str, modules: set[str]) -> set[str]:
 
 PARTS = ("backends", "compat", "data", "functional", "geometry", "nn", "onnx", "simulator")
 PEERS = (
-    "cupy", "onnx", "torch", "ml_dtypes", "jax", "threadpoolctl", "onnxruntime", "matplotlib", "hypothesis", "pytest",
+    "cupy", "onnx", "torch", "ml_dtypes", "jax", "dask", "threadpoolctl", "onnxruntime", "matplotlib", "hypothesis",
+    "pytest",
 )  # fmt: skip
 
 

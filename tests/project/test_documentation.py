@@ -57,6 +57,8 @@ def test_python_blocks_run(document: Path, request: pytest.FixtureRequest) -> No
         request.getfixturevalue("torch")
     if "import jax" in document.read_text(encoding="utf-8"):
         request.getfixturevalue("jax")
+    if "import dask" in document.read_text(encoding="utf-8"):
+        request.getfixturevalue("dask")
     names: dict[str, Any] = {}
     for block in blocks(document, "python"):
         exec(compile(block, str(document), "exec"), names)

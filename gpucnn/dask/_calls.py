@@ -1,0 +1,107 @@
+"""The arguments of one call on Dask's arrays, checked as the operation itself checks them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+
+import gpucnn.functional as F
+from gpucnn.backends import backend_of
+from gpucnn.dask._tiles import Source, Tiles, in_one_chunk, parameter
+
+Array = Any
+
+IMAGES = frozenset({"input", "grad_output", "grad_grad_input", "residual", "output", "indices"})
+"""Arguments with a batch axis, whose chunks are computed one by one."""
+
+PARAMETERS = frozenset({
+    "weight", "bias", "grad_grad_weight", "running_mean", "running_var", "mean", "rstd",
+})  # fmt: skip
+"""Arguments that each task reads as a whole."""
+
+SIZES = frozenset({"input_size"})
+"""Arguments that are shapes of images."""
+
+
+class DaskCall:
+    """One call: its images as Dask's arrays with a batch axis, its parameters, and its other arguments.
+
+    `trial` is what the operation itself returns for images without a batch: it has checked shapes, dtypes and all other
+    arguments, and has the dtypes, the kinds and, but for the batch, the shapes of the results.
+    """
+
+    def __init__(self, op: str, given: Mapping[str, Any], per_image: Sequence[str] = ()) -> None:
+        self.op, self.function = op, getattr(F, op)
+        found = re.search(r"([123])d", op)
+        self.rank = int(found[1]) if found else None
+        images = IMAGES.union(per_image)
+        arrays = {name: given[name] for name in given if name in IMAGES | PARAMETERS}
+        self.images = {name: array for name, array in arrays.items() if name in images and array is not None}
+        self.parameters = {name: array for name, array in arrays.items() if name not in images and array is not None}
+        self.options = {name: given[name] for name in given if name not in arrays}
+        for name, array in (self.images | self.parameters).items():
+            if isinstance(array, da.Array) and any(map(math.isnan, array.shape)):
+                raise ValueError(
+                    f"{op}: {name} has chunks of unknown sizes, expected known ones, as .compute_chunk_sizes() finds"
+                )
+        self.images = {name: self._of_dask(array) for name, array in self.images.items()}
+        first = next(iter(self.images.values()))
+        self.is_batched = self.rank is None or first.ndim != self.rank + 1
+        if not self.is_batched:
+            self.images = {name: array[None] for name, array in self.images.items()}
+            self.options |= {name: (1, *self.options[name]) for name in SIZES & self.options.keys()}
+        self._check_batch()
+        self.trial = self.function(
+            **{name: _empty(array) for name, array in self.images.items()},
+            **{name: _in_memory(array) for name, array in self.parameters.items()},
+            **{name: (0, *value[1:]) if name in SIZES else value for name, value in self.options.items()},
+            **{name: None for name, array in arrays.items() if array is None},
+        )
+
+    def _of_dask(self, array: Array) -> Array:
+        return array if isinstance(array, da.Array) else in_one_chunk(array)
+
+    def _check_batch(self) -> None:
+        """Raise unless all images have one batch size, which the trial does not see."""
+        sizes = {name: array.shape[:1] for name, array in self.images.items()}
+        sizes |= {name: tuple(self.options[name][:1]) for name in SIZES & self.options.keys()}
+        (first, expected), *others = sizes.items()
+        for name, size in others:
+            if size != expected:
+                raise ValueError(
+                    f"{self.op}: {name} has shape {getattr(self.images.get(name), 'shape', self.options.get(name))}, "
+                    f"expected N = {expected[0] if expected else 1} as {first} has"
+                )
+
+    def tiles(self) -> Tiles:
+        """The graph of the results, named by all that they depend on."""
+        return Tiles(self.op, tokenize(self.op, self.images, self.parameters, self.options))
+
+    def sources(self) -> dict[str, Source]:
+        """The parameters, by name."""
+        return {name: parameter(array) for name, array in self.parameters.items()}
+
+    def give_back(self, result: Array) -> Array:
+        """A result without the batch axis, where the caller's images had none."""
+        return result if self.is_batched else result[0]
+
+
+def _empty(array: Array) -> Array:
+    """An array of the kind of a Dask array's chunks, without a batch."""
+    shape = (0, *array.shape[1:]) if array.ndim else ()
+    if isinstance(array._meta, np.ndarray):
+        return np.empty(shape, array.dtype)
+    return backend_of(array._meta).empty(shape, array.dtype, array._meta)
+
+
+def _in_memory(array: Array) -> Array:
+    """A parameter, or zeros in the place of one that is not computed yet."""
+    if not isinstance(array, da.Array):
+        return array
+    return backend_of(array._meta).zeros(array.shape, array.dtype, array._meta)

@@ -1,0 +1,100 @@
+"""Operations on Dask's arrays by worker processes: results, bounded memory, and a worker that is lost on the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+from tolerances import assert_close
+
+import gpucnn.functional as F
+
+pytestmark = pytest.mark.filterwarnings("default")  # of distributed, in threads of its own
+
+
+@pytest.fixture(scope="module")
+def distributed(dask: Any) -> Any:
+    if not os.environ.get("GPUCNN_REQUIRE_DASK"):
+        pytest.importorskip("distributed", reason="distributed is not installed")
+    return import_module("distributed")
+
+
+@pytest.fixture(scope="module")
+def da(dask: Any) -> Any:
+    return import_module("dask.array")
+
+
+def started(distributed: Any, **options: Any) -> Iterator[Any]:
+    """A cluster of processes with one thread each, and its client as ``cluster.client``."""
+    settings = {"threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
+    with distributed.LocalCluster(**settings, **options) as cluster, distributed.Client(cluster) as client:
+        cluster.client = client
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def two_workers(distributed: Any) -> Iterator[Any]:
+    yield from started(distributed, n_workers=2, memory_limit=0)
+
+
+def drawn(*shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(-4, 5, shape).astype(np.float32)
+
+
+def test_results_of_processes_are_those_in_memory(two_workers: Any, da: Any) -> None:
+    x, w, ones = drawn(2, 4, 23, 17), drawn(6, 4, 3, 3), np.ones(6, np.float32)
+    lazy = da.from_array(x, chunks=(1, 3, (2, 10, 1, 10), 9))
+    y = F.conv2d(lazy, w, padding="same", stride=2)
+    in_memory = F.conv2d(x, w, padding="same", stride=2)
+    pooled, indices = F.max_pool2d(y, 3, padding=1, return_indices=True)
+    results = {
+        "convolution": (y, in_memory),
+        "pooling": (pooled, F.max_pool2d(in_memory, 3, padding=1)),
+        "indices": (indices, F.max_pool2d(in_memory, 3, padding=1, return_indices=True)[1]),
+        "weight": (F.conv2d_weight(lazy, w.shape, y, 2, "same"), F.conv2d_weight(x, w.shape, in_memory, 2, "same")),
+        "norm": (
+            F.batch_norm(y, None, None, ones, training=True),
+            F.batch_norm(in_memory, None, None, ones, training=True),
+        ),
+    }
+    computed = two_workers.client.gather(two_workers.client.compute([lazily for lazily, _ in results.values()]))
+    for (_, expected), found in zip(results.values(), computed, strict=True):
+        assert_close(found, expected)
+
+
+@pytest.mark.thorough
+def test_a_lost_worker_changes_nothing(two_workers: Any, distributed: Any, da: Any) -> None:
+    x, w = drawn(1, 2, 200, 50), drawn(3, 2, 3, 3)
+    y = F.conv2d(F.conv2d(da.from_array(x, chunks=(1, 2, 4, 50)), w[:2], padding=1), w, padding=1)
+    on_workers = two_workers.client.persist(y)
+    futures = distributed.futures_of(on_workers)
+    distributed.wait(futures[: len(futures) // 2])
+    nanny = two_workers.workers[0]
+    held = two_workers.client.has_what()[nanny.worker_address]
+    two_workers.sync(nanny.kill)
+    assert held, "nothing was lost"
+    np.testing.assert_array_equal(on_workers.compute(), F.conv2d(F.conv2d(x, w[:2], padding=1), w, padding=1))
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has had in memory at once."""
+    import resource
+
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@pytest.mark.thorough
+def test_memory_is_that_of_the_chunks_in_flight(distributed: Any, da: Any) -> None:
+    limit = 300_000_000
+    for cluster in started(distributed, n_workers=1, memory_limit=limit):
+        x = da.ones((1, 1, 30_000, 20_000), chunks=(1, 1, 1000, 2000), dtype=np.float32) + np.float32(1)
+        assert x.nbytes == 8 * limit
+        y = F.conv2d(x, np.ones((1, 1, 3, 3), np.float32), stride=8, padding=1)
+        assert float(F.max_pool2d(y, 2).max()) == 18
+        (peak,) = cluster.client.run(peak_memory).values()
+        print(f"{x.nbytes} bytes by a worker with at most {peak}")
+        assert peak < limit

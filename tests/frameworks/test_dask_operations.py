@@ -1,0 +1,410 @@
+"""Operations on Dask's arrays: results and gradients as on arrays in memory, whatever the chunks; nothing is eager."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+from array_backends import ArrayBackend
+from calls import ARRAYS, CALLS, fresh, said_name
+from hypothesis import given
+from hypothesis import strategies as st
+from sample import examples
+from tolerances import assert_close
+
+import gpucnn.functional as F
+from gpucnn.backends import backend_of
+
+Array = np.ndarray[Any, Any]
+Chunks = tuple[tuple[int, ...], ...]
+
+PARAMETERS = frozenset({"weight", "bias", "running_mean", "running_var", "grad_grad_weight"})
+SUPPORTED = re.compile(
+    "(conv[123]d|conv_transpose[123]d|(adaptive_)?(max|avg|sum|lp)_pool[123]d|(leaky_)?relu|sigmoid|gelu|(log_)?softmax"
+    "|bias_activation|linear|(batch|instance|group|layer|rms)_norm)(_activation|_input|_weight)?(_backward)?"
+)
+OPERATIONS = [name for name in CALLS if SUPPORTED.fullmatch(name)]
+OTHERS = [name for name in CALLS if name not in OPERATIONS]
+
+
+@pytest.fixture(scope="module")
+def da(dask: Any) -> Any:
+    return import_module("dask.array")
+
+
+# --- Chunks -------------------------------------------------------------------------------------------------------
+
+
+def pieces(size: int) -> tuple[int, ...]:
+    """Chunks of several sizes, the last ones of a single element, in an axis of `size`."""
+    return (size - 2, 1, 1) if size > 2 else (1,) * size
+
+
+def of_one_axis(axis: int) -> Callable[[tuple[int, ...]], Chunks]:
+    """One element a chunk along an axis."""
+    return lambda shape: tuple((1,) * size if at == axis % len(shape) else (size,) for at, size in enumerate(shape))
+
+
+CHUNKINGS: dict[str, Callable[[tuple[int, ...]], Chunks]] = {
+    "one chunk": lambda shape: tuple((size,) for size in shape),
+    "uneven": lambda shape: tuple(map(pieces, shape)),
+    "the batch is split": of_one_axis(0),
+    "channels are split": of_one_axis(1),
+    "rows of one element": of_one_axis(-1),
+}
+
+
+def called(da: Any, name: str, arguments: dict[str, Any], chunks: Callable[[tuple[int, ...]], Chunks]) -> Any:
+    """The operation on Dask's arrays of images, and parameters in memory."""
+    given = {
+        key: da.from_array(value, chunks=chunks(value.shape))
+        if isinstance(value, np.ndarray) and key not in PARAMETERS and value.ndim > 1
+        else value
+        for key, value in arguments.items()
+    }
+    return getattr(F, name)(**given)
+
+
+def expect_same(da: Any, found: Any, expected: Any, exactly: bool = False) -> None:
+    """Raise unless results are Dask's, of the declared shapes, chunks and dtypes, and have the expected values."""
+    if not isinstance(expected, tuple):
+        found, expected = (found,), (expected,)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        if other is None:
+            assert one is None
+            continue
+        assert isinstance(one, da.Array)
+        assert one.shape == other.shape
+        assert one.dtype == one._meta.dtype == other.dtype
+        for block in (one.blocks[(0,) * one.ndim], one.blocks[(-1,) * one.ndim]):
+            assert block.compute(scheduler="sync").shape == block.shape
+        values = one.compute(scheduler="threads")
+        if exactly:
+            np.testing.assert_array_equal(values, other)
+        else:
+            assert_close(values, other)
+
+
+def of_dask(name: str) -> dict[str, Any]:
+    """A valid call, without running statistics to update in place."""
+    arguments = fresh(name)
+    if name.startswith(("batch_norm", "instance_norm")):
+        arguments |= {"running_mean": None, "running_var": None}
+    return arguments
+
+
+@pytest.mark.table(60)
+@pytest.mark.parametrize("chunks", CHUNKINGS)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_results_are_those_in_memory(da: Any, name: str, chunks: str) -> None:
+    arguments = of_dask(name)
+    expect_same(da, called(da, name, arguments, CHUNKINGS[chunks]), getattr(F, name)(**fresh_of(arguments)))
+
+
+def fresh_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in arguments.items()}
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "batch_norm_backward", "instance_norm", "instance_norm_backward"])
+def test_norms_by_running_statistics(da: Any, name: str) -> None:
+    option = "training" if "batch" in name else "use_input_stats"
+    arguments = fresh(name) | {option: False}
+    arguments = {key: value for key, value in arguments.items() if key not in ("mean", "rstd")}
+    expect_same(da, called(da, name, arguments, pieces_of), getattr(F, name)(**arguments))
+
+
+def pieces_of(shape: tuple[int, ...]) -> Chunks:
+    return tuple(map(pieces, shape))
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "instance_norm", "group_norm"])
+def test_statistics_of_norms(da: Any, name: str) -> None:
+    arguments = of_dask(name) | {"return_statistics": True}
+    expect_same(da, called(da, name, arguments, pieces_of), getattr(F, name)(**arguments))
+
+
+@pytest.mark.parametrize("name", ["max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d"])
+def test_indices_of_maxima_are_those_of_the_whole_image(da: Any, name: str) -> None:
+    arguments = fresh(name) | {"return_indices": True}
+    expect_same(da, called(da, name, arguments, pieces_of), getattr(F, name)(**arguments), exactly=True)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "float16", "float32", "complex128"])
+@pytest.mark.parametrize("name", ["conv2d", "conv2d_backward", "conv_transpose2d_backward", "conv2d_weight"])
+def test_dtypes_of_convolutions(da: Any, name: str, dtype: str) -> None:
+    arguments = {
+        key: np.rint(3 * value).astype(dtype) if key in ARRAYS and isinstance(value, np.ndarray) else value
+        for key, value in fresh(name).items()
+    }
+    if dtype == "complex128":
+        arguments = {key: v * (1 + 2j) if isinstance(v, np.ndarray) else v for key, v in arguments.items()}
+    expect_same(da, called(da, name, arguments, pieces_of), getattr(F, name)(**arguments), exactly=True)
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv2d_backward", "conv2d_activation_backward", "conv_transpose1d",
+                                  "conv1d_input_backward", "max_pool2d", "avg_pool3d_backward"])  # fmt: skip
+def test_images_without_a_batch_axis(da: Any, name: str) -> None:
+    arguments = {
+        key: value[0] if isinstance(value, np.ndarray) and key not in PARAMETERS and value.ndim > 2 else value
+        for key, value in fresh(name).items()
+    }
+    if "input_size" in arguments:
+        arguments["input_size"] = arguments["input_size"][1:]
+    expect_same(da, called(da, name, arguments, pieces_of), getattr(F, name)(**arguments))
+
+
+# --- Drawn windows and chunks, of integers: every bit counts ------------------------------------------------------
+
+
+def drawn_chunks(draw: st.DrawFn, shape: Iterable[int]) -> Chunks:
+    return tuple(
+        tuple(
+            int(part) for part in np.diff([0, *sorted(draw(st.sets(st.integers(1, max(size - 1, 1))))), size]) if part
+        )
+        for size in shape
+    )
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> dict[str, Any]:
+    """An image with a window, larger than its chunks or smaller, and chunks of what is needed."""
+    rank = draw(st.integers(1, 2))
+
+    def each(low: int, high: int) -> tuple[int, ...]:
+        return tuple(draw(st.integers(low, high)) for _ in range(rank))
+
+    kernel, dilation = each(1, 3), each(1, 3)
+    extents = [step * (size - 1) + 1 for size, step in zip(kernel, dilation, strict=True)]
+    return {
+        "rank": rank,
+        "shape": (draw(st.integers(1, 2)), 2 * draw(st.integers(1, 2)), *each(1, 12)),
+        "kernel": kernel,
+        "window": {
+            "stride": each(1, 4),
+            "dilation": dilation,
+            "padding": tuple((draw(st.integers(0, most - 1)), draw(st.integers(0, most - 1))) for most in extents),
+        },
+        "more": each(0, 5),
+        "seed": draw(st.integers(0, 99)),
+        "chunks": lambda shape: drawn_chunks(draw, shape),
+    }
+
+
+def whole_numbers(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.integers(-4, 5, shape).astype(np.float64)
+
+
+@examples(60)
+@given(case=st.data())
+def test_drawn_convolutions_and_gradients(dask: Any, case: st.DataObject) -> None:
+    da, drawn = import_module("dask.array"), case.draw(windows())
+    rank, rng = drawn["rank"], np.random.default_rng(drawn["seed"])
+    padding = tuple(
+        (low + more, high + more) for (low, high), more in zip(drawn["window"]["padding"], drawn["more"], strict=True)
+    )
+    window = drawn["window"] | {"padding": padding, "groups": 2}
+    x = whole_numbers(rng, drawn["shape"])
+    w = whole_numbers(rng, (4, x.shape[1] // 2, *drawn["kernel"]))
+    transposed = whole_numbers(rng, (x.shape[1], 2, *drawn["kernel"]))
+    bias = whole_numbers(rng, (4,))
+    for op, weight in ((f"conv{rank}d", w), (f"conv_transpose{rank}d", transposed)):
+        try:
+            y = getattr(F, op)(x, weight, bias, **window)
+        except ValueError:  # the window does not fit, or the padding cuts all off
+            continue
+        lazy = da.from_array(x, chunks=drawn["chunks"](x.shape))
+        expect_same(da, getattr(F, op)(lazy, weight, bias, **window), y, exactly=True)
+        grad = whole_numbers(rng, y.shape)
+        lazy_grad = da.from_array(grad, chunks=drawn["chunks"](y.shape))
+        expected = getattr(F, f"{op}_backward")(grad, x, weight, bias, **window)
+        expect_same(da, getattr(F, f"{op}_backward")(lazy_grad, lazy, weight, bias, **window), expected, exactly=True)
+
+
+@examples(60)
+@given(case=st.data(), ceil_mode=st.booleans(), counts_padding=st.booleans())
+def test_drawn_poolings_and_gradients(dask: Any, case: st.DataObject, ceil_mode: bool, counts_padding: bool) -> None:
+    da, drawn = import_module("dask.array"), case.draw(windows())
+    rank, rng = drawn["rank"], np.random.default_rng(drawn["seed"])
+    x = whole_numbers(rng, drawn["shape"])
+    window = drawn["window"] | {"kernel_size": drawn["kernel"], "ceil_mode": ceil_mode}
+    try:
+        y, indices = getattr(F, f"max_pool{rank}d")(x, **window, return_indices=True)
+    except ValueError:  # no window fits
+        return
+    lazy = da.from_array(x, chunks=drawn["chunks"](x.shape))
+    found = getattr(F, f"max_pool{rank}d")(lazy, **window, return_indices=True)
+    expect_same(da, found, (y, indices), exactly=True)
+    grad = whole_numbers(rng, y.shape)
+    lazy_grad = da.from_array(grad, chunks=drawn["chunks"](y.shape))
+    expected = getattr(F, f"max_pool{rank}d_backward")(grad, x, **window)
+    for handed in ({}, {"indices": found[1]}):
+        expect_same(da, getattr(F, f"max_pool{rank}d_backward")(lazy_grad, lazy, **window, **handed), expected)
+    counted = window | {"count_include_pad": counts_padding}
+    expect_same(da, getattr(F, f"avg_pool{rank}d")(lazy, **counted), getattr(F, f"avg_pool{rank}d")(x, **counted))
+    expected = getattr(F, f"avg_pool{rank}d_backward")(grad, x, **counted)
+    expect_same(da, getattr(F, f"avg_pool{rank}d_backward")(lazy_grad, lazy, **counted), expected)
+
+
+@pytest.mark.parametrize(("size", "out"), [(12, 4), (12, 8), (7, 3), (5, 9), (9, 1)])
+def test_adaptive_windows(da: Any, size: int, out: int) -> None:
+    x = whole_numbers(np.random.default_rng(0), (1, 2, size))
+    lazy = da.from_array(x, chunks=(1, 2, 2))
+    expected = F.adaptive_max_pool1d(x, out, return_indices=True)
+    expect_same(da, F.adaptive_max_pool1d(lazy, out, return_indices=True), expected, exactly=True)
+    expect_same(da, F.adaptive_avg_pool1d(lazy, out), F.adaptive_avg_pool1d(x, out))
+    grad = whole_numbers(np.random.default_rng(1), expected[0].shape)
+    lazy_grad = da.from_array(grad, chunks=(1, 1, 2))
+    expect_same(da, F.adaptive_avg_pool1d_backward(lazy_grad, lazy, out), F.adaptive_avg_pool1d_backward(grad, x, out))
+
+
+# --- Graphs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.table(20)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_nothing_is_computed_when_a_graph_is_built(da: Any, name: str) -> None:
+    def never(block: Array) -> Array:
+        raise AssertionError("computed")
+
+    arguments = {
+        key: da.from_array(value, chunks=1).map_blocks(never, meta=value[(slice(0, 0),) * value.ndim])
+        if isinstance(value, np.ndarray)
+        else value
+        for key, value in of_dask(name).items()
+    }
+    found = getattr(F, name)(**arguments)
+    first = next(each for each in (found if isinstance(found, tuple) else (found,)) if each is not None)
+    with pytest.raises(AssertionError, match="computed"):
+        first.compute(scheduler="sync")
+
+
+def test_chunks_of_a_result_follow_those_of_the_image(da: Any) -> None:
+    x, w = da.zeros((4, 3, 32, 30), chunks=(2, 3, 8, (10, 20))), np.zeros((5, 3, 3, 3))
+    assert F.conv2d(x, w, padding=1).chunks == ((2, 2), (5,), (8, 8, 8, 8), (10, 20))
+    assert F.conv2d(x, w, padding=1, stride=2).chunks == ((2, 2), (5,), (4, 4, 4, 4), (5, 10))
+    assert F.max_pool2d(x, 2).chunks == ((2, 2), (3,), (4, 4, 4, 4), (5, 10))
+    assert F.conv_transpose2d(x, np.zeros((3, 5, 2, 2)), stride=2).chunks == ((2, 2), (5,), (16,) * 4, (20, 40))
+
+
+def test_a_chunk_of_a_result_reads_no_more_than_its_windows(da: Any) -> None:
+    read = []
+
+    def noted(block: Array, block_info: Any = None) -> Array:
+        read.append(block_info[0]["chunk-location"][2])
+        return block
+
+    x = da.zeros((1, 1, 40), chunks=(1, 1, 4)).map_blocks(noted, dtype=float, meta=np.zeros((0, 0, 0)))
+    F.conv1d(x, np.ones((1, 1, 3)), padding=1).blocks[0, 0, 5].compute(scheduler="sync")
+    assert sorted(read) == [4, 5, 6]
+
+
+def test_a_parameter_is_in_the_graph_once(da: Any) -> None:
+    w = np.ones((2, 1, 3))
+    graph = dict(F.conv1d(da.zeros((1, 1, 40), chunks=(1, 1, 4)), w).__dask_graph__())
+    assert (
+        sum(np.shares_memory(w, value) for value in map(value_of, graph.values()) if isinstance(value, np.ndarray)) == 1
+    )
+
+
+def value_of(task: Any) -> Any:
+    return getattr(task, "value", task)
+
+
+def test_equal_calls_have_equal_names_and_others_have_not(da: Any) -> None:
+    x, w = da.zeros((1, 1, 40), chunks=(1, 1, 4)), np.ones((2, 1, 3))
+    assert F.conv1d(x, w).name == F.conv1d(x, w.copy()).name
+    assert len({F.conv1d(x, w).name, F.conv1d(x, 2 * w).name, F.conv1d(x, w, stride=2).name}) == 3
+
+
+def test_parameters_may_be_arrays_of_dask(da: Any) -> None:
+    arguments = fresh("conv2d")
+    lazy = {key: da.from_array(v, chunks=1) if key in PARAMETERS else v for key, v in arguments.items()}
+    expect_same(da, F.conv2d(**lazy), F.conv2d(**arguments))
+
+
+def test_sums_over_chunks_repeat_bit_for_bit(da: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, grad = (da.from_array(rng.standard_normal((3, 2, 50)).astype(np.float32), chunks=(1, 2, 3)) for _ in range(2))
+    results = {F.conv1d_weight(x, (2, 2, 1), grad).compute(num_workers=4).tobytes() for _ in range(5)}
+    assert len(results) == 1
+
+
+def test_blocks_keep_their_kind(backend: ArrayBackend, da: Any) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 4, 9, 8)).astype(np.float32)
+    w = np.random.default_rng(1).standard_normal((6, 2, 3, 3)).astype(np.float32)
+    empty = backend.asarray(np.zeros((0, 0, 0, 0), np.float32))
+    lazy = da.from_array(x, chunks=(1, 3, 4, (3, 5))).map_blocks(backend.asarray, meta=empty)
+    ones = np.ones(4, np.float32)
+    calls: list[tuple[str, list[Any], dict[str, Any]]] = [
+        ("conv2d", [x, w], {"padding": 1, "groups": 2}),
+        ("max_pool2d", [x, 3, 2, 1], {"return_indices": True}),
+        ("max_pool2d_backward", [x[:, :, ::2, ::2], x, 2, 2], {"ceil_mode": True}),
+        ("group_norm_backward", [x, x, 2, ones, ones], {}),
+        ("batch_norm", [x, None, None, ones, ones], {"training": True, "activation": "relu"}),
+    ]
+    for name, arguments, options in calls:
+        expected = getattr(F, name)(*arguments, **options)
+        taken = [lazily(lazy, backend, value) if isinstance(value, np.ndarray) else value for value in arguments]
+        found = getattr(F, name)(*taken, **options)
+        pairs = zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, expected)]
+        for one, other in pairs:
+            values = one.compute(scheduler="sync")
+            assert type(values) is type(one._meta) is type(empty)
+            assert_close(backend.asnumpy(values), other, factor=4)  # the sums of gradients are over all positions
+
+
+def lazily(lazy: Any, backend: ArrayBackend, value: Array) -> Any:
+    """An image as Dask's array, a part of `lazy` or all of it, and a parameter as an array of the backend's."""
+    if value.ndim < 4 or value.shape[0] != lazy.shape[0]:
+        return backend.asarray(value)
+    return lazy if value.shape == lazy.shape else lazy[:, :, ::2, ::2].map_blocks(backend_copy, meta=lazy._meta)
+
+
+def backend_copy(block: Any) -> Any:
+    backend = backend_of(block)
+    copy = backend.empty(block.shape, block.dtype, block)
+    copy[...] = block
+    return copy
+
+
+# --- Errors -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.table(20)
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_operations_say_what_to_do(da: Any, name: str) -> None:
+    arguments = {
+        key: da.from_array(value) if isinstance(value, np.ndarray) else value for key, value in fresh(name).items()
+    }
+    with pytest.raises(TypeError, match=rf"^{said_name(name)}: \w+ is an array of dask, .*\.compute\(\).*map_blocks"):
+        getattr(F, name)(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "others", "error", "message"),
+    [
+        ("conv2d", {"padding": -1}, ValueError, "conv2d: padding is -1, expected at least 0"),
+        ("conv2d", {"groups": 3}, ValueError, "C a multiple of groups = 3"),
+        ("conv2d", {"weight": np.ones((4, 1, 2, 2), np.float32)}, TypeError, "expected one dtype for all"),
+        ("conv2d_backward", {"grad_output": np.ones((3, 4, 3, 3))}, ValueError, "input has shape .* expected N = 3"),
+        ("conv2d", {"out": np.ones((2, 4, 3, 3))}, TypeError, "conv2d: out is given with arrays of dask"),
+        ("batch_norm", {}, TypeError, "batch_norm: running_mean and running_var are given with arrays of dask"),
+        ("layer_norm", {"return_statistics": True}, TypeError, "layer_norm: return_statistics is True"),
+    ],
+)
+def test_errors_come_before_anything_is_computed(
+    da: Any, name: str, others: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        called(da, name, fresh(name, **others), pieces_of)
+
+
+def test_chunks_of_unknown_sizes_are_refused(da: Any) -> None:
+    x = da.ones((4, 1, 5), chunks=2)
+    with pytest.raises(ValueError, match=r"relu: input has chunks of unknown sizes, .*compute_chunk_sizes"):
+        F.relu(x[x[:, 0, 0] > 0])
