@@ -2,7 +2,8 @@
 
 ``gpucnn.functional`` holds the operations, ``gpucnn.geometry`` sizes and receptive fields, ``gpucnn.backends`` the
 backends, ``gpucnn.nn`` and ``gpucnn.data`` build and train networks on them, ``gpucnn.onnx`` runs ONNX models,
-``gpucnn.compat`` has the functions of CuPy's cuDNN and of Chainer, ``gpucnn.simulator`` runs the CUDA kernels on a CPU,
+``gpucnn.distributed`` trains networks on many devices, ``gpucnn.compat`` has the functions of CuPy's cuDNN and of
+Chainer, ``gpucnn.simulator`` runs the CUDA kernels on a CPU,
 ``gpucnn.channels_last`` and ``channels_first`` copy images from one memory order or dtype to another, ``gpucnn.info()``
 reports what this machine offers, ``gpucnn.backend`` chooses between the two CPU backends, ``gpucnn.explain`` says which
 algorithm a call takes, ``gpucnn.warmup`` compiles ahead, ``gpucnn.wait_for_builds`` waits for what is compiled in the
@@ -19,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
-    "__version__", "algorithm", "backend", "backends", "channels_first", "channels_last", "compat", "data", "explain",
-    "functional", "geometry", "get_num_threads", "info", "nn", "onnx", "precision", "release_memory", "set_num_threads",
-    "simulator", "tune", "tuned", "wait_for_builds", "warmup", "workspace_limit",
+    "__version__", "algorithm", "backend", "backends", "channels_first", "channels_last", "compat", "data",
+    "distributed", "explain", "functional", "geometry", "get_num_threads", "info", "nn", "onnx", "precision",
+    "release_memory", "set_num_threads", "simulator", "tune", "tuned", "wait_for_builds", "warmup", "workspace_limit",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from gpucnn import backends, compat, data, functional, geometry, nn, onnx, simulator
+    from gpucnn import backends, compat, data, distributed, functional, geometry, nn, onnx, simulator
     from gpucnn.backends import backend
     from gpucnn.backends.numpy.pool import release_memory
     from gpucnn.backends.numpy.threads import get_num_threads, set_num_threads
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from gpucnn.tuning import tune, tuned
     from gpucnn.warm_up import wait_for_builds, warmup
 
-_MODULES = ("backends", "compat", "data", "functional", "geometry", "nn", "onnx", "simulator")
+_MODULES = ("backends", "compat", "data", "distributed", "functional", "geometry", "nn", "onnx", "simulator")
 _HOMES = {
     "algorithm": "gpucnn.numerics",
     "backend": "gpucnn.backends",

@@ -38,11 +38,13 @@ class Loader:
         Whether a last batch of fewer than `batch_size` is left out.
     prefetch : int
         The number of batches that a thread prepares ahead; 0 prepares each on demand.
+    shard : tuple of two ints
+        (rank, size): each of `size` loaders with the same arguments and another rank gives its share of every batch.
 
     Raises
     ------
     TypeError
-        x or y is not an array, or `batch_size` or `prefetch` not an int.
+        x or y is not an array, `batch_size` or `prefetch` not an int, or `shard` no pair of ints.
     ValueError
         x and y differ in length, there is no batch, or a number is out of range.
 
@@ -52,6 +54,11 @@ class Loader:
     with (seed, e, b). So a batch depends neither on threads nor on the batches before it, and three numbers are the
     loader's whole state: a loader that is given them by `load_state_dict` continues with the batch that would have come
     next. An epoch that was left early is not resumed: the next iteration begins the next epoch.
+
+    Of several shards `batch_size` is the size of a whole batch, and the seed the same. Batch b of all of them together,
+    in the order of the ranks, is batch b of one loader, so each sample comes once an epoch, and the state of one shard
+    is that of all, and of any number. Sizes of shares differ by at most one, and can be 0 in a small last batch. What
+    `augment` draws for a share is seeded with (seed, e, b, rank).
 
     Attributes
     ----------
@@ -77,6 +84,7 @@ class Loader:
         augment: Augmentation | None = None,
         drop_last: bool = False,
         prefetch: int = 0,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         for name, values in (("x", x), ("y", y)):
             if not receive("Loader", {name: values})[1][0].ndim:
@@ -87,6 +95,7 @@ class Loader:
         self.batch_size = _integer("batch_size", batch_size, 1)
         self.prefetch = _integer("prefetch", prefetch, 0)
         self.shuffle, self.augment, self.drop_last = shuffle, augment, drop_last
+        self.shard = _shard(shard)
         if not len(self):
             raise ValueError(
                 f"Loader: {len(x)} elements make no batch of {self.batch_size}, expected at least one batch"
@@ -150,9 +159,12 @@ class Loader:
 
     def _prepared(self, epoch: int, batch: int, order: Host) -> Batch:
         """Batch `batch` of an epoch."""
+        rank, size = self.shard
         at = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        at = at[rank * len(at) // size : (rank + 1) * len(at) // size]
         x, y = (values[backend_of(values).xp.asarray(at)] for values in (self.x, self.y))
-        return (x if self.augment is None else self.augment(x, self._generator(epoch, batch))), y
+        place = (epoch, batch) if size == 1 else (epoch, batch, rank)
+        return (x if self.augment is None else self.augment(x, self._generator(*place))), y
 
     def _batches(self, epoch: int, start: int, order: Host) -> Iterator[Batch]:
         """From batch `start` on; prepared ahead if `prefetch` says so."""
@@ -170,6 +182,15 @@ class Loader:
                 yield ahead.popleft().result()
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _shard(value: Any) -> tuple[int, int]:
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise TypeError(f"Loader: shard is {value!r}, expected a tuple (rank, size)")
+    rank, size = _integer("shard's rank", value[0], 0), _integer("shard's size", value[1], 1)
+    if rank >= size:
+        raise ValueError(f"Loader: shard is {value}, expected a rank below the size")
+    return rank, size
 
 
 def _integer(name: str, value: Any, least: int) -> int:

@@ -39,12 +39,15 @@ class Parameter:
         The sum of the gradients since the last `Module.zero_grad`, of the shape of `data`; None before there is one.
     requires_grad : bool
         Whether backward computes its gradient. A frozen parameter has False.
+    on_accumulate : callable or None
+        Called with the parameter after each addition to `grad`: by it gradients are sent while a backward goes on.
     """
 
     def __init__(self, data: Array, requires_grad: bool = True) -> None:
         self.data = _native("Parameter", "data", data)
         self.grad: Array | None = None
         self.requires_grad = requires_grad
+        self.on_accumulate: Callable[[Parameter], Any] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,6 +62,8 @@ class Parameter:
     def accumulate(self, grad: Array) -> None:
         """Add `grad` to the gradient accumulated since the last `Module.zero_grad`."""
         self.grad = grad if self.grad is None else self.grad + grad
+        if self.on_accumulate is not None:
+            self.on_accumulate(self)
 
     def __repr__(self) -> str:
         frozen = "" if self.requires_grad else ", frozen"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from gpucnn.backends import backend_of
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.nn._chain import expect_module, pair_of
 from gpucnn.nn._progress import Display, display
+from gpucnn.nn._ranks import Alone
 from gpucnn.nn.checkpoints import File, load_checkpoint, save_checkpoint
 from gpucnn.nn.history import History
 from gpucnn.nn.keeping import evaluation, modes
@@ -151,6 +153,11 @@ def evaluate(model: Module, loader: Batches, loss: Loss) -> Evaluation:
     """
     expect_module("evaluate", model)
     _check_loss("evaluate", loss)
+    return _evaluated(model, loader, loss).result()
+
+
+def _evaluated(model: Module, loader: Batches, loss: Loss) -> _Tally:
+    """The sums of `evaluate`."""
     xp, tally = _xp_of(model), _Tally()
     with evaluation(model):
         for batch in loader:
@@ -159,7 +166,7 @@ def evaluate(model: Module, loader: Batches, loss: Loss) -> Evaluation:
             tally.add(loss(output, y), output, y, loss)
     if not tally.batches:
         raise ValueError("evaluate: loader gave no batch, expected at least one")
-    return tally.result()
+    return tally
 
 
 def fit(
@@ -179,6 +186,7 @@ def fit(
     rng: np.random.Generator | int | None = None,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
+    communicator: Any = None,
 ) -> History:
     """Train a model.
 
@@ -217,6 +225,9 @@ def fit(
         Show a bar with loss, accuracy and time left in a terminal with rich installed, lines elsewhere.
     callbacks : sequence of callable
         Each is called as ``callback(model, history)`` after each epoch; if one returns True, the run stops.
+    communicator : gpucnn.distributed.Communicator, optional
+        The ranks that train the model together; each calls `fit` with its share of all batches, such as that of a
+        ``Loader(…, shard=(rank, size))``.
 
     Returns
     -------
@@ -249,6 +260,12 @@ def fit(
     Ctrl-C stops after the batch under way, writes the checkpoint, and returns the history so far; a second one stops
     immediately.
 
+    With a `communicator` all ranks begin with the weights of the first one. Gradients are those of the mean over the
+    targets of all ranks, summed in a fixed order by a `gpucnn.distributed.GradientReducer` before they are scaled back
+    and clipped, so that weights have the same bits on all ranks. Running statistics are those of the first rank, except
+    where a `gpucnn.distributed.SyncBatchNorm` has those of all. Losses and accuracies are over all ranks; the first one
+    shows progress and writes the checkpoint, from which any number of ranks can go on. Callbacks are called on all.
+
     Examples
     --------
     >>> from gpucnn import nn
@@ -273,7 +290,9 @@ def fit(
         scaler = LossScaler()
     keeping = checkpoint if isinstance(checkpoint, Checkpoint | None) else Checkpoint(checkpoint)
     generators = _generators(model, rng)
-    shown = display(epochs, progress)
+    ranks = Alone() if communicator is None else import_module("gpucnn.distributed.training").Ranks(communicator)
+    ranks.check(model, optimizer, {"loader": loader} | ({} if validation is None else {"validation": validation}))
+    shown = display(epochs, progress and ranks.rank == 0)
     run = _Run(
         model,
         loader,
@@ -288,6 +307,7 @@ def fit(
         scaler,
         generators,
         shown,
+        ranks,
     )
     try:
         precision = nullcontext() if mixed_precision is None else mixed(mixed_precision)
@@ -351,6 +371,7 @@ class _Run:
     scaler: LossScaler | None
     generators: dict[str, np.random.Generator]
     display: Display
+    ranks: Any  # an `Alone`, or what does the same with others
 
     def __post_init__(self) -> None:
         self.history = History()
@@ -376,14 +397,18 @@ class _Run:
     def begin(self, rng: np.random.Generator | int | None) -> None:
         """Resume the run that the checkpoint holds, or begin one, seeded by `rng`, and write it."""
         path = None if self.checkpoint is None else Path(self.checkpoint.path)
-        if self.checkpoint is not None and path is not None and self.checkpoint.resume and path.exists():
-            self._load(path)
+        state = None
+        if self.checkpoint is not None and path is not None and self.checkpoint.resume:
+            state = self.ranks.first(lambda: load_checkpoint(path) if path.exists() else None)
+        if path is not None and state is not None:
+            self._load(path, state)
             at = f" after {self.batch} batches" if self.batch else ""
             self.display.line(f"going on from {path}: {self.epoch} of {self.epochs} epochs done{at}")
             return
         _seed(self.model, rng)
+        self.ranks.begin(self.model, self.generators)
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self.ranks.first(lambda: path.parent.mkdir(parents=True, exist_ok=True))
             self._save()
 
     def go_on(self, callbacks: Sequence[Callback]) -> None:
@@ -394,6 +419,8 @@ class _Run:
                 if not self._epoch(callbacks):
                     break
         except KeyboardInterrupt:  # a second one, at any point: the last checkpoint stands
+            if not isinstance(self.ranks, Alone):  # the others are at another point, and would wait
+                raise
             self.interruption.asked = True
         self.history.interrupted = self.interruption.asked
         if self.history.interrupted:
@@ -410,11 +437,13 @@ class _Run:
             self.seconds = time.perf_counter() - begun
             self.display.advance(self.epoch, self.batch, self.length, self.tally.text)
             if self.batch != self.length:  # else the end of the epoch follows immediately
-                if self.interruption.asked:
+                if self.ranks.stops(self.interruption.asked):
+                    self.interruption.asked = True
                     self._save()
                     return False
                 if self.checkpoint and self.checkpoint.every and self.batch % self.checkpoint.every == 0:
                     self._save()
+        self.ranks.ended()
         if not self.batch:
             raise ValueError(
                 f"fit: loader gave no batch in epoch {self.epoch + 1}, expected an iterable that begins anew each epoch"
@@ -427,6 +456,7 @@ class _Run:
                 asked = bool(callback(self.model, self.history)) or asked
             except KeyboardInterrupt:
                 self.interruption.asked = True
+        asked, self.interruption.asked = self.ranks.agreed(asked, self.interruption.asked)
         self._save()
         return not (asked or self.interruption.asked)
 
@@ -443,11 +473,12 @@ class _Run:
         value = self.loss(output, y)
         self.model.zero_grad()
         self.optimizer.zero_grad()
+        asked = self.interruption.asked
         if self.scaler is None:
-            self.model.backward(self.loss.backward())
+            self.ranks.backward(self.model, self.loss, output, y, None, asked)
         else:
             with np.errstate(over="ignore", invalid="ignore"):  # by which the scaler finds its limit
-                self.model.backward(self.loss.backward(self.scaler.scale))
+                self.ranks.backward(self.model, self.loss, output, y, self.scaler.scale, asked)
             self.scaler.unscale_(self.optimizer)
         if self.clip_norm is not None:
             learned = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -464,9 +495,10 @@ class _Run:
     def _end_epoch(self, begun: float) -> None:
         """Measure, change the learning rate, and check whether this was the best epoch."""
         history = self.history
-        measured = {"": self.tally.result()}
+        tallies = {"": self.tally}
         if self.validation is not None:
-            measured["validation_"] = evaluate(self.model, self.validation, self.loss)
+            tallies["validation_"] = _evaluated(self.model, self.validation, self.loss)
+        measured = {prefix: _Tally(*self.ranks.total(tally.numbers())).result() for prefix, tally in tallies.items()}
         for prefix, (loss, accuracy) in measured.items():
             getattr(history, f"{prefix}losses").append(loss)
             if accuracy is not None:
@@ -516,20 +548,23 @@ class _Run:
     def _save(self) -> None:
         if self.checkpoint is None:
             return
-        state = {name: part.state_dict() for name, part in self._stateful().items()}
-        state["generators"] = {name: each.bit_generator.state for name, each in self.generators.items()}
-        state["run"] = {
+        generators = {name: each.bit_generator.state for name, each in self.generators.items()}
+        run = {
             "history": asdict(self.history),
             "batch": self.batch,
-            "tally": self.tally.numbers(),
+            "tally": self.ranks.total(self.tally.numbers()),
             "seconds": self.seconds,
             "best": self.best,
+            "generators": self.ranks.others(generators),
         }
+        if self.ranks.rank:
+            return
+        state = {name: part.state_dict() for name, part in self._stateful().items()}
+        state["generators"], state["run"] = generators, run
         state["best_weights"] = self.best_weights
         save_checkpoint(self.checkpoint.path, state)
 
-    def _load(self, path: Path) -> None:
-        state = load_checkpoint(path)
+    def _load(self, path: Path, state: dict[str, Any]) -> None:
         parts = self._stateful()
         expected = {*parts, "generators", "run", "best_weights"}
         if set(state) != expected:
@@ -542,12 +577,13 @@ class _Run:
         try:
             history, tally = History.from_dict(run["history"]), _Tally(*run["tally"])
             batch, seconds, best = run["batch"], run["seconds"], run["best"]
+            state["generators"] = self.ranks.own(state["generators"], run.get("generators", []))
             if state["best_weights"]:
                 self.model.matched(state["best_weights"])
             self._load_parts(parts, state)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"fit: {path} is of another run, expected one of this model: {error.args[0]}") from error
-        self.history, self.tally = history, tally
+        self.history, self.tally = history, _Tally(batches=tally.batches) if self.ranks.rank else tally
         self.batch, self.seconds, self.best = batch, seconds, best
         self.best_weights = {name: self.xp.asarray(array) for name, array in state["best_weights"].items()}
 

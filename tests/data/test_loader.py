@@ -220,3 +220,56 @@ def test_what_is_no_array_is_refused_by_name() -> None:
         ("Loader: x is of type list, expected an array…", lambda: Loader([1, 2], [3, 4])),
     )
     refused(ValueError, ("Loader: y has no axes…", lambda: Loader(x, np.array(3))))
+
+
+# --- Shards -------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 6), st.booleans(), st.integers(0, 2))
+def test_shards_together_are_one_loader(n: int, batch_size: int, size: int, shuffle: bool, prefetch: int) -> None:
+    options = {"batch_size": batch_size, "shuffle": shuffle, "prefetch": prefetch}
+    whole = made(n, **options)
+    shards = [made(n, **options, shard=(rank, size)) for rank in range(size)]
+    assert {len(shard) for shard in shards} == {len(whole)}
+    for _ in range(2):
+        epochs = [list(shard) for shard in shards]
+        for at, pair in enumerate(whole):
+            parts = [epoch[at] for epoch in epochs]
+            assert same([pair], [tuple(np.concatenate(values) for values in zip(*parts, strict=True))])
+            sizes = [len(y) for _, y in parts]
+            assert max(sizes) - min(sizes) <= 1
+        assert all(shard.state_dict() == whole.state_dict() for shard in shards)
+
+
+def test_the_state_of_a_shard_is_that_of_any_number() -> None:
+    whole = made(shuffle=True)
+    rest = list(whole)[3:]
+    first = made(shuffle=True, shard=(1, 3))
+    for _ in zip(range(3), first, strict=False):
+        pass
+    shards = [made(shuffle=True, rng=9, shard=(rank, 2)) for rank in range(2)]
+    for shard in shards:
+        shard.load_state_dict(first.state_dict())
+    pairs = zip(*map(list, shards), strict=True)
+    assert same([tuple(map(np.concatenate, zip(*pair, strict=True))) for pair in pairs], rest)
+
+
+def test_augmentations_of_shards_differ_and_repeat() -> None:
+    x, y = np.ones((8, 1, 9, 9), np.float32), np.arange(8)
+
+    def batches(rank: int, size: int) -> Batches:
+        return list(Loader(x, y, 8, rng=0, augment=Shift(4), shard=(rank, size)))
+
+    assert same(batches(1, 2), batches(1, 2))
+    assert not same([(batches(0, 2)[0][0], y)], [(batches(1, 2)[0][0], y)])
+
+
+def test_errors_of_shards() -> None:
+    for shard in ([0, 2], (0,), 3):
+        with pytest.raises(TypeError, match=r"shard is .*, expected a tuple"):
+            made(shard=shard)
+    with pytest.raises(TypeError, match="shard's size is a float"):
+        made(shard=(0, 2.0))
+    for shard in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ValueError, match="shard"):
+            made(shard=shard)

@@ -36,7 +36,8 @@ NETWORKS = {
 # module and all below it; of several that a module is part of, the longest counts.
 MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn": {
-        "gpucnn.backends", "gpucnn.compat", "gpucnn.data", "gpucnn.explaining", "gpucnn.functional",
+        "gpucnn.backends", "gpucnn.compat", "gpucnn.data", "gpucnn.distributed", "gpucnn.explaining",
+        "gpucnn.functional",
         "gpucnn.geometry", "gpucnn.information", "gpucnn.memory_format", "gpucnn.nn", "gpucnn.numerics",
         "gpucnn.onnx", "gpucnn.simulator", "gpucnn.tuning", "gpucnn.warm_up",
     },
@@ -121,6 +122,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.compat.modules": {"cupy", "gpucnn.compat", "gpucnn.installing"},
     "gpucnn.nn": NETWORKS,
     "gpucnn.nn.module": NETWORKS | {"gpucnn.onnx.exporting"},
+    "gpucnn.nn.training": NETWORKS | {"gpucnn.distributed.training"},
+    "gpucnn.distributed": {
+        "gpucnn.backends.backend_of", "gpucnn.backends.dtypes", "gpucnn.distributed", "gpucnn.functional",
+        "gpucnn.geometry", "gpucnn.installing", "gpucnn.nn", "mpi4py", "numpy",
+    },
+    "gpucnn.distributed.nccl": {"cupy", "gpucnn.distributed", "gpucnn.installing", "numpy"},
     "gpucnn.onnx": {
         "gpucnn.__version__", "gpucnn.backends.backend", "gpucnn.backends.backend_named",
         "gpucnn.backends.listening", "gpucnn.backends.receive", "gpucnn.functional", "gpucnn.geometry",
@@ -143,7 +150,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "gpucnn.installing", "numpy", "sklearn"},
     "gpucnn.data.folders": {"gpucnn.data", "gpucnn.geometry", "gpucnn.installing", "numpy", "PIL"},
     "gpucnn.examples": {
-        "gpucnn.data", "gpucnn.examples", "gpucnn.functional", "gpucnn.installing", "gpucnn.nn",
+        "gpucnn.data", "gpucnn.distributed", "gpucnn.examples", "gpucnn.functional", "gpucnn.installing", "gpucnn.nn",
         "gpucnn.set_num_threads", "numpy", "matplotlib", "rich", "threadpoolctl",
     },
     "gpucnn.examples.read_text": {
@@ -232,6 +239,7 @@ def test_no_module_imports_a_peer(library: str) -> None:
         "cupy": {
             "gpucnn.backends.cuda.device.cupy_runtime",
             "gpucnn.compat.modules",
+            "gpucnn.distributed.nccl",
             "gpucnn.torch._tensors",
             *(f"gpucnn.simulator.{name}" for name in simulated),
         },
