@@ -60,12 +60,10 @@ class GradientReducer:
     """
 
     def __init__(self, parameters: Iterable[Any], communicator: Communicator, bucket_mb: float = 25.0) -> None:
-        if not bucket_mb > 0:
-            raise ValueError(f"GradientReducer: bucket_mb is {bucket_mb}, expected more than 0")
+        self._bucket_bytes = _bytes("GradientReducer", bucket_mb)
         given = list(parameters)
         self._uses = Counter(given)  # the number of modules that add to each gradient
         self._parameters = list(dict.fromkeys(given))
-        self._bucket_bytes = bucket_mb * MEGABYTE
         self._communicator = communicator if communicator.size == 1 else communicator.duplicate()
         self._thread = ThreadPoolExecutor(1, "gpucnn-gradients")  # begins with the first bucket
         self._buckets: list[_Bucket] = []
@@ -157,6 +155,12 @@ class _Bucket:
                 parameter.grad = self._views[at]
 
 
+def _bytes(op: str, bucket_mb: float) -> float:
+    if not bucket_mb > 0:
+        raise ValueError(f"{op}: bucket_mb is {bucket_mb}, expected more than 0")
+    return bucket_mb * MEGABYTE
+
+
 def buckets(parameters: list[Any], least_bytes: float) -> Iterator[list[Any]]:
     """Parameters from the last to the first, in groups of one dtype that have at least so many bytes."""
     waiting: dict[Any, list[Any]] = {}
@@ -190,6 +194,11 @@ def volume(parameters: Iterable[Any], rank: int, size: int, bucket_mb: float = 2
     int
         ``Communicator.bytes_sent`` grows by it in each backward.
 
+    Raises
+    ------
+    ValueError
+        `bucket_mb` is not above 0.
+
     Notes
     -----
     Of E elements (each parameter has one more, by which ranks know who has a gradient) a rank sums a share of e: it
@@ -204,7 +213,7 @@ def volume(parameters: Iterable[Any], rank: int, size: int, bucket_mb: float = 2
     """
     learned = [parameter for parameter in dict.fromkeys(parameters) if parameter.requires_grad]
     total = 0
-    for bucket in buckets(learned, bucket_mb * MEGABYTE):
+    for bucket in buckets(learned, _bytes("volume", bucket_mb)):
         elements = bucket_elements(bucket)
         share = shares(elements, size)[rank]
         own = share.stop - share.start

@@ -57,7 +57,7 @@ class SyncBatchNorm(BatchNormNd):
     --------
     >>> from gpucnn.distributed import local
     >>> (communicator,) = local(1)
-    >>> SyncBatchNorm(2, communicator)(np.array([[1.0, 10.0], [3.0, 30.0]])).round(2)
+    >>> SyncBatchNorm(2, communicator, dtype=np.float64)(np.array([[1.0, 10.0], [3.0, 30.0]])).round(2)
     array([[-1., -1.],
            [ 1.,  1.]])
     """

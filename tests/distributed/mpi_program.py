@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from rank_threads import assert_near, assert_same, network, samples, trained
 
+import gpucnn.functional as F
 from gpucnn import nn
 from gpucnn.data import Loader
-from gpucnn.distributed import MPI, Communicator, GradientReducer, volume
+from gpucnn.distributed import MPI, Communicator, GradientReducer, conv2d, volume
 
 
 class Ending(nn.CrossEntropyLoss):
@@ -47,6 +48,14 @@ def checks(communicator: Communicator, folder: Path) -> None:
     communicator.exchange({(rank + 1) % size: np.full(5, float(rank))}, {(rank - 1) % size: left})
     assert (left == (rank - 1) % size).all()
     communicator.barrier()
+    image, filters = np.random.default_rng(1).standard_normal((2, 3, 11, 6)), np.ones((4, 3, 5, 3))
+    part = np.array_split(image, size, axis=2)[rank]
+    whole = F.conv2d(image, filters, stride=2, padding=2)
+    rows = conv2d(part, filters, communicator, stride=2, padding=2)
+    counts = communicator.all_gather(np.array([rows.shape[2]]))[:, 0]
+    first = int(counts[:rank].sum())
+    np.testing.assert_allclose(rows, whole[:, :, first : first + rows.shape[2]], rtol=0, atol=1e-12)
+    assert counts.sum() == whole.shape[2]
 
     model = network()
     reducer = GradientReducer(model.parameters(), communicator, bucket_mb=1e-3)

@@ -90,7 +90,7 @@ def test_they_are_sent_while_the_backward_goes_on() -> None:
 
 def test_a_shared_parameter_waits_for_all_its_gradients() -> None:
     def model_of(rank: int) -> nn.Sequential:
-        layers = nn.Sequential(nn.Linear(3, 3, rng=0, dtype=np.float64), nn.Linear(3, 3, rng=1, dtype=np.float64))
+        layers = nn.Sequential(*(nn.Linear(3, 3, bias=False, rng=each, dtype=np.float64) for each in range(2)))
         layers[1].weight = layers[0].weight
         y = layers(np.full((2, 3), rank + 1.0))
         assert y.shape == (2, 3)
@@ -166,6 +166,8 @@ def test_an_exception_leaves_no_hook() -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match="bucket_mb is 0"):
         GradientReducer([], local(1)[0], 0)
+    with pytest.raises(ValueError, match="volume: bucket_mb is -1"):
+        volume([], 0, 2, -1)
     parameter = nn.Parameter(np.zeros(1))
     with GradientReducer([parameter, nn.Parameter(np.zeros(1))], local(1)[0]):
         parameter.accumulate(np.ones(1))

@@ -98,10 +98,10 @@ def test_the_others_end_with_a_rank_that_is_killed_and_the_run_goes_on(mpiexec: 
 
 def test_the_example_trains(mpiexec: str) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
-    ran = launched(mpiexec, 2, "-m", "gpucnn.examples.parallel", "--epochs", "2", "--target", "0.7")
+    ran = launched(mpiexec, 2, "-m", "gpucnn.examples.parallel", "--epochs", "1", "--target", "0.5")
     assert ran.returncode == 0, ran.stderr[-4000:]
-    assert [line.partition(":")[0] for line in ran.stdout.splitlines()[:2]] == ["epoch 1/2", "epoch 2/2"]
-    assert re.fullmatch(r"2 processes, of which the first sent \d\.\d MB", ran.stdout.splitlines()[2])
+    assert ran.stdout.startswith("epoch 1/1: loss ")
+    assert re.fullmatch(r"2 processes, of which the first sent \d\.\d MB", ran.stdout.splitlines()[1])
 
 
 def test_without_mpi4py_the_message_says_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,7 +193,7 @@ def test_dropouts_differ_from_rank_to_rank_and_repeat() -> None:
 
 @pytest.mark.table(3)
 @pytest.mark.parametrize("sizes", [(2, 2), (2, 1), (1, 3), (3, 2), (4, 4)])
-@pytest.mark.parametrize("at", [2, 3, 5, 8])
+@pytest.mark.parametrize("at", [2, 5])
 def test_any_number_of_ranks_goes_on(tmp_path: Path, at: int, sizes: tuple[int, int]) -> None:
     pytest.importorskip("safetensors")
     before, after = sizes

@@ -1,4 +1,4 @@
-"""The docstrings of `gpucnn.nn` and `gpucnn.data`: arguments, and examples but those of the families of layers."""
+"""The docstrings of layers, data and ranks: arguments, and examples but those of the families of layers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from docstrings import documented, sections_of
 from layer_cases import CASES
 
 import gpucnn.data
+import gpucnn.distributed
 import gpucnn.nn
 
 FAMILIES = {"gpucnn.nn.convolution", "gpucnn.nn.normalization", "gpucnn.nn.pooling"}  # examples in test_layers.py
 MODULES = {
     module.name
-    for package in (gpucnn.nn, gpucnn.data)
+    for package in (gpucnn.nn, gpucnn.data, gpucnn.distributed)
     for module in walk_packages(package.__path__, f"{package.__name__}.")
 }
 
@@ -39,6 +40,7 @@ APART = {gpucnn.data.Images, gpucnn.data.Split, gpucnn.data.Compose}  # records,
 DOCUMENTED = [
     *(getattr(gpucnn.data, name) for name in gpucnn.data.__all__ if getattr(gpucnn.data, name) not in APART),
     *(getattr(gpucnn.nn, name) for name in CASES),
+    *(getattr(gpucnn.distributed, name) for name in gpucnn.distributed.__all__ if name != "Communicator"),
 ]
 
 
