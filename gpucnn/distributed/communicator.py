@@ -158,11 +158,12 @@ class Communicator:
         addends = {peer: xp.empty(own.shape, own.dtype) for peer in self._peers()}
         self.exchange({peer: parts[peer] for peer in self._peers()}, addends)
         addends[self.rank] = own
-        total = addends[0].astype(accumulator(flat.dtype))
+        total = addends[0].astype(accumulator(flat.dtype), copy=False)
         with np.errstate(over="ignore", invalid="ignore"):  # a loss scaler finds its limit by these
             for rank in range(1, self.size):
                 total += addends[rank]
-            own[...] = total
+            if total is not own:
+                own[...] = total
         self.exchange(dict.fromkeys(self._peers(), own), {peer: parts[peer] for peer in self._peers()})
 
     def barrier(self) -> None:
