@@ -18,6 +18,7 @@ struct Params {
   index_t bias_c;
   index_t dgrad;             // whether targets are grad_x
   index_t items;
+  index_t prefetches;        // whether the source's next rows are asked for
   index_t pieces, piece;     // of a row of targets that items share, and the targets of one, in whole blocks
   index_t parts;             // of the batch, each with its partial sums, in wgrad
   index_t pixels;            // positions whose products are summed before they join the others, in wgrad

@@ -133,7 +133,8 @@ INLINE void find_pixels(const Params* p, const Rows& rows, const Run& run, index
 }
 
 // Asks for the vectors of memory that the same block of the next row of targets reads first, of channels c on: whole
-// rows are too far apart for the processor to guess. Took a fifth off the time of layers larger than the cache.
+// rows are too far apart for the processor to guess. Took a fifth off the time of layers larger than the cache; those that
+// fit take up to a tenth more, so the host decides.
 // Not for what is written: with the next row of targets fetched as well, layers took up to a tenth more.
 template <int STEP>
 INLINE void prefetch(const Params* p, pixel_t ahead, const Run& run, index_t c) {
@@ -207,7 +208,7 @@ static void sum_block(const Params* p, const Rows& rows, const Run& run, const p
       for_group<GROUP>(add, std::make_integer_sequence<int, GROUP>());
       next += TAPS > 0 ? COLUMNS : run.taps * BLOCK;
     }
-    prefetch<STEP>(p, ahead, run, c);
+    if (p->prefetches) prefetch<STEP>(p, ahead, run, c);
     for (int b = 0; b < BLOCK && epilogue.acts; b++) sums[b] = activated(epilogue, sums[b]);
     for (int b = 0; b < BLOCK; b++)
       if (b < count) store(to + b * run.hop * p->to_w + c, sums[b]);
@@ -235,7 +236,7 @@ static void sum_pairs(const Params* p, const Rows& rows, const Run& run, const p
         if (b < BLOCK) sums[2 * b + 1] += w[2] * x;
       }
     }
-    prefetch<1>(p, ahead, run, c);
+    if (p->prefetches) prefetch<1>(p, ahead, run, c);
     for (int b = 0; b < 2 * BLOCK; b++)
       if (b < count) store(to + b * p->to_w + c, sums[b]);
   }
@@ -250,8 +251,10 @@ static void add_products(const Params* p, const Rows& rows, const Run& run, cons
     index_t c = min(v, p->c - LANES);
     vector_t g[BLOCK];
     for (int b = 0; b < BLOCK; b++) g[b] = load(grads[b] + c);
-    prefetch<STEP>(p, ahead, run, c);
-    for (int b = 0; b < BLOCK; b++) __builtin_prefetch(grads[b] + p->to_h + c);
+    if (p->prefetches) {
+      prefetch<STEP>(p, ahead, run, c);
+      for (int b = 0; b < BLOCK; b++) __builtin_prefetch(grads[b] + p->to_h + c);
+    }
     const pixel_t* next = pixels;
     for (index_t row = 0; row < rows.count; row++) {
       auto add = [&](index_t k, auto spread) __attribute__((always_inline)) {

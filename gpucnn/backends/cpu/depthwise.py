@@ -48,6 +48,7 @@ PIXELS = 512  # of grad_y whose products are summed before they join the others:
 MAX_PARTS = 8  # of a wgrad's batch, each with partial sums
 BOX_BYTES = 384 << 10  # of a box's copies, which stay in the second-level cache
 CHUNKS = (64, 32, 16)  # channels that are transposed together: as many as let a box hold whole planes
+CACHED_BYTES = 8 << 20  # of images that last-level caches hold beside others
 BLOCK = 7  # targets along the width of a register block
 
 
@@ -132,6 +133,7 @@ def _plan(
     pieces = -(-width // piece)
     items = min(items, units * pieces)
     images = {"n": n, "items": items, "parts": 1, "pieces": pieces, "piece": piece}
+    images |= {"prefetches": last and _exceed_caches(source, target)}
     images |= {**strides("from", source, "ncdhw"), **strides("to", target, "ncdhw")}
     values = {**sizes.values, **images, **strides("bias", bias, "c"), "group": group, **finish._asdict()}
     if group > 1:
@@ -172,6 +174,7 @@ def _plan_gradient(
         parts = min(parts, n)
     items = parts * (1 if group > 1 else chunks)
     images = {"n": n, "items": items, "parts": parts, "pieces": -(-width // piece), "piece": piece, "chunks": chunks}
+    images |= {"prefetches": last and _exceed_caches(x, grad_y)}
     images |= {**strides("from", x, "ncdhw"), **strides("to", grad_y, "ncdhw")}
     values = {**sizes.values, **images, **strides("bias", None, "c"), "group": group, **NOTHING._asdict()}
     sums = geometry.taps * group * sizes.width
@@ -208,6 +211,10 @@ def _piece(axis: Axis, targets: int, pieces: int) -> int:
 def _is_innermost(*images: Layout) -> bool:
     """Whether images [N, C, D, H, W] have channels innermost in memory, enough of them for a vector."""
     return all(x.strides[1] == x.itemsize and x.shape[1] * x.itemsize >= VECTOR_BYTES for x in images)
+
+
+def _exceed_caches(*images: Layout) -> bool:
+    return sum(prod(image.shape) * image.itemsize for image in images) > CACHED_BYTES
 
 
 class _Sizes(NamedTuple):
