@@ -8,7 +8,7 @@ launches depends on shapes and strides alone, and is kept for the next one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import Any
 
@@ -16,12 +16,13 @@ import numpy as np
 
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cpu import depthwise, folding, implicit_gemm, pointwise, select, winograd
+from gpucnn.backends.cpu.elementwise import copy
 from gpucnn.backends.cpu.finishing import NOTHING, Finish, finish_of
 from gpucnn.backends.cpu.library import Layout, layout
 from gpucnn.backends.cpu.select import Order
 from gpucnn.backends.cpu.tiling import Residue, Samplings, flattened, whole
 from gpucnn.backends.dtypes import name_of
-from gpucnn.backends.listening import computing, note_computed
+from gpucnn.backends.listening import computing, note_computed, read
 from gpucnn.backends.numpy import convolution as in_numpy
 from gpucnn.backends.numpy import pool
 from gpucnn.backends.numpy.memory import Array
@@ -44,7 +45,6 @@ def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeo
     """Y [N, OC, OD, OH, OW] = x [N, C, D, H, W] * w [OC, C / groups, KD, KH, KW] + bias [OC]."""
     algorithm = select.algorithm("forward", geometry, choices().algorithm)
     if algorithm == "fold":
-        note_computed()
         folding.forward(x, w, bias, y, geometry, contract)
         return
     if algorithm is not None:
@@ -72,7 +72,6 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x:
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: a contraction for each stride residue."""
     algorithm = select.algorithm("backward_input", geometry, choices().algorithm)
     if algorithm == "fold":
-        note_computed()
         folding.backward_input(grad_y, w, bias, grad_x, geometry, contract)
         return
     if algorithm is not None:
@@ -81,11 +80,17 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x:
     inputs, outputs, groups = geometry.channels
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
     if any(len(axis.backward) < min(axis.stride, axis.size) for axis in geometry.axes):  # no tap reaches the others
-        note_computed()
-        grad_x[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
+        zero = _zero(name_of(grad_x.dtype))
+        read(zero)
+        copy(np.broadcast_to(zero if bias is None else bias.reshape(-1, 1, 1, 1), grad_x.shape), grad_x)
     residues, targets = _residues(geometry)
     by_group = None if bias is None else bias.reshape(groups, -1)
     _contract_residues(grad_y, weight, residues, [grad_x[target] for target in targets], by_group)
+
+
+@cache
+def _zero(dtype: str) -> Array:
+    return np.zeros(1, dtype)
 
 
 @lru_cache(maxsize=512)
