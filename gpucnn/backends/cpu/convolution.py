@@ -43,7 +43,7 @@ _OTHERS: dict[str, tuple[Callable[..., None], ...]] = {  # than contractions: fo
 
 def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW] = x [N, C, D, H, W] * w [OC, C / groups, KD, KH, KW] + bias [OC]."""
-    algorithm = select.algorithm("forward", geometry, choices().algorithm)
+    algorithm = select.algorithm("forward", geometry, choices().algorithm, _are_in_rows(x, y))
     if algorithm == "fold":
         folding.forward(x, w, bias, y, geometry, contract)
         return
@@ -58,7 +58,7 @@ def convolve_in_one_pass(
 ) -> bool:
     """As `convolve`, with the epilogue of y's sums; False, with nothing done, where kernels cannot apply it."""
     residual, finish = epilogue.residual, finish_of(epilogue)
-    algorithm = select.algorithm("forward", geometry, choices().algorithm)
+    algorithm = select.algorithm("forward", geometry, choices().algorithm, _are_in_rows(x, y))
     if algorithm == "depthwise" and residual is None:
         depthwise.forward(x, w, bias, y, geometry, finish)
         return True
@@ -70,7 +70,7 @@ def convolve_in_one_pass(
 
 def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: a contraction for each stride residue."""
-    algorithm = select.algorithm("backward_input", geometry, choices().algorithm)
+    algorithm = select.algorithm("backward_input", geometry, choices().algorithm, _are_in_rows(grad_y, grad_x))
     if algorithm == "fold":
         folding.backward_input(grad_y, w, bias, grad_x, geometry, contract)
         return
@@ -230,6 +230,10 @@ def _plan(
     if algorithm == "pointwise_dots":
         return pointwise.plan_dots(x, w, y, bias, dtype, finish)
     return implicit_gemm.plan(x, w, y, bias, (whole(samplings),), (0,), dtype, finish)
+
+
+def _are_in_rows(x: Array, y: Array) -> bool:
+    return x.flags.c_contiguous and y.flags.c_contiguous
 
 
 def _order(x: Layout, y: Layout) -> Order:
