@@ -338,6 +338,8 @@ def test_tiles() -> None:
         (("conv2d", (8, 64, 56, 56), (64, 4, 1, 1)), {"groups": 16, "channels_last": True}, "depthwise"),
         (("conv2d", (8, 64, 56, 56), (64, 4, 3, 3)), {"groups": 16}, "depthwise"),
         (("conv2d_weight", (8, 64, 56, 56), (64, 4, 1, 1), (8, 64, 56, 56)), {"groups": 16}, "depthwise"),
+        (("conv2d", (8, 36, 19, 19), (44, 9, 3, 3)), {"groups": 4, "stride": 2}, "implicit_gemm"),
+        (("conv2d", (8, 36, 19, 19), (44, 9, 3, 3)), {"groups": 4}, "depthwise"),
         (("conv2d_input", (8, 3, 64, 64), (64, 3, 7, 7), (8, 64, 32, 32)), {"stride": 2, "padding": 3}, "fold"),
         (("conv2d", (8, 64, 56, 56), (3, 64, 3, 3)), {"padding": 1}, "fold"),
         (("conv2d", (8, 64, 56, 56), (3, 64, 3, 3)), {"padding": 1, "stride": 2}, "implicit_gemm"),
