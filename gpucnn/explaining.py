@@ -363,7 +363,7 @@ class _Convolution:
         """By the kernels in C++, which have no model of cost; a dgrad by its stride residue with the most taps."""
         direction, geometry, dtype = self.direction, self.geometry, name_of(accumulator(self.dtype))
         asked = choices().algorithm
-        name = in_cpp.algorithm(direction, geometry, asked)
+        name = in_cpp.algorithm(direction, geometry, asked, not self.channels_last)
         if name is None and direction == "backward_weight":
             name = "implicit_gemm"
         elif name is None:

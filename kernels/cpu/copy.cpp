@@ -1,4 +1,5 @@
-// y = x for arrays [A, B, R, C] of any strides: by tiles where R is contiguous in x, and C in y.
+// y = x for arrays [A, B, R, C] of any strides: by tiles where R is contiguous in x, and C in y. Strides of x may be 0, of
+// what is broadcast.
 #include "transpose.hpp"
 
 struct Params {
@@ -12,6 +13,8 @@ struct Params {
 static void copy_block(const Params* p, const scalar_t* x, scalar_t* y, index_t r, index_t c) {
   if (p->x_c == 1 && p->y_c == 1) {
     for (index_t i = 0; i < r; i++) memcpy(y + i * p->y_r, x + i * p->x_r, c * sizeof(scalar_t));
+  } else if (p->x_c == 0 && p->y_c == 1) {
+    for (index_t i = 0; i < r; i++) fill_n(y + i * p->y_r, c, x[i * p->x_r]);
   } else if (p->x_r == 1 && p->y_c == 1) {
     copy_transposed(x, p->x_c, y, p->y_r, c, r);
   } else {

@@ -162,7 +162,7 @@ def test_products_of_few_channels_or_filters(dtype: str, order: int) -> None:
     """1 x 1 convolutions to and from up to 5 channels: several strips, rests of vectors, groups."""
     for few in range(1, 6):
         for many, groups in ((16, 1), (37, 2), (100, 1)):
-            for inputs, outputs in ((few, many), (many, few)):
+            for inputs, outputs in ((few, many), (many, few), (few, few + 1)):
                 channels = Channels(inputs * groups, outputs * groups, groups)
                 geometry = conv_geometry("conv", (43, 61), channels, 1, 1, 0, 1)
                 for direction in ("forward", "backward_input"):
@@ -334,6 +334,12 @@ def test_tiles() -> None:
         (("conv2d", (8, 64, 56, 56), (64, 64, 1, 1)), {"channels_last": True}, "implicit_gemm"),
         (("conv2d", (8, 64, 56, 56), (2, 64, 1, 1)), {"channels_last": True}, "pointwise_dots"),
         (("conv2d", (8, 64, 56, 56), (64, 1, 3, 3)), {"groups": 64}, "depthwise"),
+        (("conv2d", (8, 64, 56, 56), (64, 4, 1, 1)), {"groups": 16}, "pointwise"),
+        (("conv2d", (8, 64, 56, 56), (64, 4, 1, 1)), {"groups": 16, "channels_last": True}, "depthwise"),
+        (("conv2d", (8, 64, 56, 56), (64, 4, 3, 3)), {"groups": 16}, "depthwise"),
+        (("conv2d_weight", (8, 64, 56, 56), (64, 4, 1, 1), (8, 64, 56, 56)), {"groups": 16}, "depthwise"),
+        (("conv2d", (8, 36, 19, 19), (44, 9, 3, 3)), {"groups": 4, "stride": 2}, "implicit_gemm"),
+        (("conv2d", (8, 36, 19, 19), (44, 9, 3, 3)), {"groups": 4}, "depthwise"),
         (("conv2d_input", (8, 3, 64, 64), (64, 3, 7, 7), (8, 64, 32, 32)), {"stride": 2, "padding": 3}, "fold"),
         (("conv2d", (8, 64, 56, 56), (3, 64, 3, 3)), {"padding": 1}, "fold"),
         (("conv2d", (8, 64, 56, 56), (3, 64, 3, 3)), {"padding": 1, "stride": 2}, "implicit_gemm"),

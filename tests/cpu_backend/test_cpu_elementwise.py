@@ -58,6 +58,16 @@ def test_copies_have_the_same_bits_in_any_order(dtype: str) -> None:
         np.testing.assert_array_equal(target, x, err_msg=f"{shape} {order} {other}")
 
 
+@pytest.mark.parametrize("axes", [(), (1,), (0, 2), (1, 2), (1, 3)])
+def test_copies_of_what_is_broadcast(axes: tuple[int, ...]) -> None:
+    rng, shape = np.random.default_rng(2), (3, 21, 9, 18)
+    x = np.broadcast_to(filled(rng, tuple(n if axis in axes else 1 for axis, n in enumerate(shape)), "float32"), shape)
+    for order in ORDERS:
+        target = arranged(np.zeros(shape, np.float32), order)
+        backend_named("compiled").copy(x, target)
+        np.testing.assert_array_equal(target, x, err_msg=order)
+
+
 def test_a_copy_writes_nothing_beside_its_target() -> None:
     rng = np.random.default_rng(1)
     for c, p in product((2, 3, 4, 5, 17), (3, 9, 40)):

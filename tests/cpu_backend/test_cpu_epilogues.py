@@ -24,6 +24,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "1 x 1 to few filters": ((2, 37, 30, 31), (3, 37, 1, 1), {}),
     "1 x 1 of few channels": ((2, 3, 30, 31), (33, 3, 1, 1), {}),
     "1 x 1 of few channels to whole vectors": ((2, 2, 30, 31), (64, 2, 1, 1), {}),
+    "1 x 1 of small groups": ((2, 24, 30, 31), (48, 4, 1, 1), {"groups": 6}),
     "few filters": ((2, 20, 37, 45), (3, 20, 5, 5), {"padding": 2}),
     "depthwise": ((2, 40, 12, 13), (40, 1, 3, 3), {"padding": 1, "groups": 40}),
     "depthwise with a stride": ((2, 40, 12, 13), (40, 1, 3, 3), {"stride": 2, "groups": 40}),
@@ -32,7 +33,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.table(17)
+@pytest.mark.table(18)
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_results_have_the_bits_of_one_pass_after_the_other(name: str, order: str) -> None:

@@ -50,6 +50,14 @@ REPLAYED: dict[str, Callable[[], Any]] = {
     "conv2d_backward": lambda: F.conv2d_backward(numbers(2, 8, 4, 3), DEEP, numbers(8, 32, 3, 3)),
     "conv2d_backward, stride": lambda: F.conv2d_backward(numbers(2, 8, 2, 2), DEEP, numbers(8, 32, 3, 3), None, 2),
     "conv_transpose2d": lambda: F.conv_transpose2d(DEEP, numbers(32, 32, 2, 2), stride=2),
+    "dgrad by a fold": lambda: F.conv_transpose2d(X, numbers(4, 3, 2, 2), stride=2),
+    "dgrad by a fold, channels last": lambda: F.conv_transpose2d(LAST, numbers(4, 3, 2, 2), B[:3].copy(), stride=2),
+    "forward by a fold": lambda: F.conv2d(numbers(2, 16, 31, 31), numbers(4, 16, 5, 5), B[:4].copy(), padding=2),
+    "pointwise dgrad": lambda: F.conv2d_input((1, 8, 12, 12), numbers(4, 8, 1, 1), numbers(1, 4, 12, 12)),
+    "positions that no tap reaches": lambda: F.conv_transpose2d(DEEP, numbers(32, 32, 1, 1), stride=2),
+    "positions that no tap reaches, bias": lambda: F.conv_transpose2d(
+        DEEP, numbers(32, 8, 1, 1), B, stride=(2, 1), output_padding=(1, 0)
+    ),
     "max_pool2d": lambda: F.max_pool2d(X, 2),
     "max_pool2d with indices": lambda: F.max_pool2d(LAST, 2, return_indices=True),
     "avg_pool2d": lambda: F.avg_pool2d(X, 3, 2, 1),
@@ -73,13 +81,11 @@ READ_EACH_TIME: dict[str, Callable[[], Any]] = {
     "by NumPy": lambda: _by("direct", lambda: F.conv2d(X, W)),
     "linear by BLAS": lambda: F.linear(numbers(2, 3), numbers(4, 3)),
     "relu": lambda: F.relu(X),
-    "dgrad by a fold": lambda: F.conv_transpose2d(X, numbers(4, 3, 2, 2), stride=2),
     "integers": lambda: F.conv2d(X.astype(np.int64), W.astype(np.int64)),
     "16 bits": lambda: F.conv2d(X.astype(np.float16), W.astype(np.float16)),
     "out": lambda: F.max_pool2d(X, 2, out=np.empty((2, 4, 3, 2), np.float32)),
     "elements between whole steps": lambda: F.max_pool2d(_shifted(X), 2),
     "nothing": lambda: F.max_pool2d(X[:0], 2),
-    "positions that no tap reaches": lambda: F.conv_transpose2d(DEEP, numbers(32, 32, 1, 1), stride=2),
 }
 
 

@@ -8,7 +8,7 @@ launches depends on shapes and strides alone, and is kept for the next one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import Any
 
@@ -16,12 +16,13 @@ import numpy as np
 
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cpu import depthwise, folding, implicit_gemm, pointwise, select, winograd
+from gpucnn.backends.cpu.elementwise import copy
 from gpucnn.backends.cpu.finishing import NOTHING, Finish, finish_of
 from gpucnn.backends.cpu.library import Layout, layout
 from gpucnn.backends.cpu.select import Order
 from gpucnn.backends.cpu.tiling import Residue, Samplings, flattened, whole
 from gpucnn.backends.dtypes import name_of
-from gpucnn.backends.listening import computing, note_computed
+from gpucnn.backends.listening import computing, note_computed, read
 from gpucnn.backends.numpy import convolution as in_numpy
 from gpucnn.backends.numpy import pool
 from gpucnn.backends.numpy.memory import Array
@@ -42,9 +43,8 @@ _OTHERS: dict[str, tuple[Callable[..., None], ...]] = {  # than contractions: fo
 
 def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW] = x [N, C, D, H, W] * w [OC, C / groups, KD, KH, KW] + bias [OC]."""
-    algorithm = select.algorithm("forward", geometry, choices().algorithm)
+    algorithm = select.algorithm("forward", geometry, choices().algorithm, _are_in_rows(x, y))
     if algorithm == "fold":
-        note_computed()
         folding.forward(x, w, bias, y, geometry, contract)
         return
     if algorithm is not None:
@@ -58,7 +58,7 @@ def convolve_in_one_pass(
 ) -> bool:
     """As `convolve`, with the epilogue of y's sums; False, with nothing done, where kernels cannot apply it."""
     residual, finish = epilogue.residual, finish_of(epilogue)
-    algorithm = select.algorithm("forward", geometry, choices().algorithm)
+    algorithm = select.algorithm("forward", geometry, choices().algorithm, _are_in_rows(x, y))
     if algorithm == "depthwise" and residual is None:
         depthwise.forward(x, w, bias, y, geometry, finish)
         return True
@@ -70,9 +70,8 @@ def convolve_in_one_pass(
 
 def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: a contraction for each stride residue."""
-    algorithm = select.algorithm("backward_input", geometry, choices().algorithm)
+    algorithm = select.algorithm("backward_input", geometry, choices().algorithm, _are_in_rows(grad_y, grad_x))
     if algorithm == "fold":
-        note_computed()
         folding.backward_input(grad_y, w, bias, grad_x, geometry, contract)
         return
     if algorithm is not None:
@@ -81,11 +80,17 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x:
     inputs, outputs, groups = geometry.channels
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
     if any(len(axis.backward) < min(axis.stride, axis.size) for axis in geometry.axes):  # no tap reaches the others
-        note_computed()
-        grad_x[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
+        zero = _zero(name_of(grad_x.dtype))
+        read(zero)
+        copy(np.broadcast_to(zero if bias is None else bias.reshape(-1, 1, 1, 1), grad_x.shape), grad_x)
     residues, targets = _residues(geometry)
     by_group = None if bias is None else bias.reshape(groups, -1)
     _contract_residues(grad_y, weight, residues, [grad_x[target] for target in targets], by_group)
+
+
+@cache
+def _zero(dtype: str) -> Array:
+    return np.zeros(1, dtype)
 
 
 @lru_cache(maxsize=512)
@@ -225,6 +230,10 @@ def _plan(
     if algorithm == "pointwise_dots":
         return pointwise.plan_dots(x, w, y, bias, dtype, finish)
     return implicit_gemm.plan(x, w, y, bias, (whole(samplings),), (0,), dtype, finish)
+
+
+def _are_in_rows(x: Array, y: Array) -> bool:
+    return x.flags.c_contiguous and y.flags.c_contiguous
 
 
 def _order(x: Layout, y: Layout) -> Order:

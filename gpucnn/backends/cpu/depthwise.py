@@ -36,6 +36,7 @@ _LANES, _LANES_GRADIENT, _LANES_WEIGHT, _LANES_TOTAL = (
 )
 GROUPS = (4, 8, 16)  # channels of groups for which depthwise_lanes is built
 MAX_CHANNELS = 16  # of a small group, on either side
+WIDE = 8  # channels of a group that dgrad or a strided forward writes: more take 0.5 to 1 of the time as implicit GEMM
 MIN_PAIRS = 32  # of channels of a group, for its wgrad to be an implicit GEMM
 VECTOR_BYTES = 64  # of the widest vector
 ITEM = 1 << 18  # multiply-adds of a work item, which take some 10 us
@@ -57,9 +58,13 @@ def computes(direction: str, geometry: ConvGeometry) -> bool:
     inputs, outputs, groups = geometry.channels
     if groups == 1 or max(inputs, outputs) > MAX_CHANNELS * groups:
         return False
+    if direction != "backward_weight":
+        written, strides = inputs if direction == "backward_input" else outputs, [axis.stride for axis in geometry.axes]
+        is_wide = written > WIDE * groups and (direction == "backward_input" or max(strides) > 1)
+        return inputs == outputs or not is_wide
     # a wgrad of more takes 0.25 to 1 of the time as an implicit GEMM, except that of 8 by 8 channels in lanes
     pairs = inputs * outputs // groups**2
-    return direction != "backward_weight" or pairs < MIN_PAIRS or inputs == outputs == 8 * groups
+    return pairs < MIN_PAIRS or inputs == outputs == 8 * groups
 
 
 def forward(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry, finish: Finish = NOTHING) -> None:

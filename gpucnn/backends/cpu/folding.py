@@ -11,9 +11,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from math import prod
 
-import numpy as np
-
-from gpucnn.backends.cpu.elementwise import copy
+from gpucnn.backends.base import Epilogue
+from gpucnn.backends.cpu.elementwise import bias_activation, copy
 from gpucnn.backends.cpu.library import shared_scratch
 from gpucnn.backends.cpu.unfolding import col2im
 from gpucnn.backends.dtypes import name_of
@@ -50,8 +49,10 @@ def forward(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeom
     """As `convolution.convolve`; `contract` is `convolution.contract`."""
     inputs, outputs, groups = geometry.channels
     rows = outputs // groups * geometry.taps
-    by_tap = w.reshape(groups, outputs // groups, inputs // groups, geometry.taps)[..., ::-1]
-    _fold(x, by_tap.swapaxes(2, 3).reshape(groups, rows, -1, 1, 1, 1), bias, y, _adjoint(geometry), contract)
+    by_tap = w.reshape(groups, outputs // groups, inputs // groups, geometry.taps)[..., ::-1].swapaxes(2, 3)
+    weight = shared_scratch("filters by taps", w.size, name_of(w.dtype)).reshape(by_tap.shape)
+    copy(by_tap, weight)
+    _fold(x, weight.reshape(groups, rows, -1, 1, 1, 1), bias, y, _adjoint(geometry), contract)
 
 
 def backward_input(
@@ -80,18 +81,20 @@ def _fold(
 ) -> None:
     """The dgrad with weight [G, C * taps, M, 1, 1, 1]."""
     groups, rows = weight.shape[:2]
-    positions = prod(geometry.output_size)
+    positions, dtype = prod(geometry.output_size), name_of(grad_y.dtype)
     same = tuple(Sampling(count, count, 1, range(1)) for count in geometry.output_size)
     together = max(1, COLUMN_BYTES // (groups * rows * positions * grad_y.itemsize))
     for first in range(0, len(grad_y), together):
         images = slice(first, first + together)
         count = len(grad_y[images])
-        columns = shared_scratch("columns", count * groups * rows * positions, name_of(grad_y.dtype))
-        columns = columns.reshape(count, groups * rows, *geometry.output_size)
-        contract(grad_y[images], weight, None, same, columns)
-        image = grad_x[images] if grad_x.flags.c_contiguous else np.empty(grad_x[images].shape, grad_x.dtype)
+        columns = shared_scratch("columns", count * groups * rows * positions, dtype)
+        contract(grad_y[images], weight, None, same, columns.reshape(count, groups * rows, *geometry.output_size))
+        target = image = grad_x[images]
+        if not target.flags.c_contiguous:
+            image = shared_scratch("image", target.size, dtype).reshape(target.shape)
         col2im(columns.reshape(count, groups * rows, positions), image, geometry)  # to C order
         if bias is not None:
-            image += bias.reshape(-1, 1, 1, 1)
-        if not grad_x.flags.c_contiguous:
-            copy(image, grad_x[images])
+            planes = image.reshape(*image.shape[:2], -1)
+            bias_activation(planes, bias, planes, Epilogue())
+        if image is not target:
+            copy(image, target)

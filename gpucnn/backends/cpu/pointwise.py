@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
+from gpucnn.backends.cpu.elementwise import copy
 from gpucnn.backends.cpu.finishing import Finish
-from gpucnn.backends.cpu.library import Kernel, Launch, Layout, Value, strides, vector_bytes
+from gpucnn.backends.cpu.library import Kernel, Launch, Layout, Value, shared_scratch, strides, vector_bytes
 from gpucnn.backends.cpu.tiling import MIN_ITEMS
 from gpucnn.backends.numpy.memory import Array
 
@@ -32,7 +31,11 @@ def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, dtype: str, finis
     launch = Launch(_POINTWISE, dtype, values, batch * groups * parts, workspace)
 
     def contract(x: Array, w: Array, y: Array, bias: Array | None, residual: Array | None) -> None:
-        launch(x=x, w=np.ascontiguousarray(w), y=y, bias=bias, residual=residual)
+        if not w.flags.c_contiguous:
+            rows = shared_scratch("filters", w.size, dtype).reshape(w.shape)
+            copy(w, rows)
+            w = rows
+        launch(x=x, w=w, y=y, bias=bias, residual=residual)
 
     return contract
 

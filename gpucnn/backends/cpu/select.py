@@ -26,7 +26,7 @@ class Order(Enum):
     OTHER = auto()
 
 
-def algorithm(direction: str, geometry: ConvGeometry, chosen: str | None = None) -> str | None:
+def algorithm(direction: str, geometry: ConvGeometry, chosen: str | None = None, in_rows: bool = False) -> str | None:
     """The algorithm of a convolution that is computed as a whole; None where it is by `contraction`, or a plain wgrad.
 
     Parameters
@@ -36,6 +36,8 @@ def algorithm(direction: str, geometry: ConvGeometry, chosen: str | None = None)
     geometry : ConvGeometry
     chosen : str or None
         What the caller asks for.
+    in_rows : bool
+        Whether both images are in C order.
 
     Returns
     -------
@@ -54,11 +56,18 @@ def algorithm(direction: str, geometry: ConvGeometry, chosen: str | None = None)
         raise ValueError("algorithm: 'winograd' computes no backward weight convolution, expected another one")
     if chosen is not None:
         return None
-    if depthwise.computes(direction, geometry):
+    if depthwise.computes(direction, geometry) and not (in_rows and _is_product(direction, geometry)):
         return "depthwise"
     if folding.computes(direction, geometry):
         return "fold"
     return None
+
+
+def _is_product(direction: str, geometry: ConvGeometry) -> bool:
+    """Whether channels of groups meet in a pixel: in C order, as a product, that takes 0.25 to 0.8 of the time."""
+    inputs, outputs, groups = geometry.channels
+    is_pointwise = all(axis.is_identity for axis in geometry.axes)
+    return direction != "backward_weight" and is_pointwise and max(inputs, outputs) > groups
 
 
 def contraction(
