@@ -14,7 +14,7 @@ from tolerances import TOLERANCES
 import gpucnn
 import gpucnn.functional as F
 from gpucnn.backends import backend
-from gpucnn.backends.cpu import folding, select
+from gpucnn.backends.cpu import convolution, folding, select
 from gpucnn.backends.cpu.convolution import convolve, convolve_backward_input, convolve_backward_weight
 from gpucnn.backends.cpu.implicit_gemm import slice_of
 from gpucnn.backends.cpu.select import Order
@@ -266,6 +266,24 @@ def test_a_dilation_does_not_spread_infinities(rng: np.random.Generator) -> None
     reached[6:11:2, 7:12:2] = True
     np.testing.assert_array_equal(np.isfinite(found[1]).all(axis=0), ~reached)
     assert np.isfinite(found[[0, 2]]).all()
+
+
+def test_only_images_with_infinities_are_computed_again(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = rng.standard_normal((3, 20, 17, 19), dtype=np.float32)
+    w = rng.standard_normal((18, 20, 3, 3), dtype=np.float32)
+    x[1, 5, 8, 9] = np.inf
+    compute, computed = convolution._compute, []
+
+    def noted(x: Any, *rest: Any) -> list[int] | None:
+        computed.append((len(x), rest[-1]))
+        return compute(x, *rest)
+
+    monkeypatch.setattr(convolution, "_compute", noted)
+    with backend("compiled"), gpucnn.algorithm("winograd"):
+        F.conv2d(x, w, padding=1)
+    assert computed == [(3, "winograd"), (1, "implicit_gemm")]
 
 
 # --- The choice -----------------------------------------------------------------------------------------------------
