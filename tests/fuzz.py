@@ -57,7 +57,7 @@ Array = np.ndarray[Any, Any]
 Ints = tuple[int, ...]
 MOST_PRODUCTS = 2_000_000
 MOST_ELEMENTS = 20_000
-CHANNELS = (1, 1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 17, 24, 31, 32, 33, 48, 70, 150)
+CHANNELS = (1, 1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 17, 24, 31, 32, 33, 48, 70, 300)
 BATCHES = (None, 0, 1, 1, 2, 2, 3, 4, 5)
 SPECIAL = (np.inf, -np.inf, np.nan, -0.0)
 ACTIVATIONS = ("none", "relu", "relu6", "leaky_relu")
@@ -70,7 +70,7 @@ LIMITS: dict[ModuleType, dict[str, int]] = {
     depthwise_groups: {"COPY_BYTES": 1 << 10, "MULTIPLY_ADDS": 1 << 10},
     winograd: {"TRANSFORMED_BYTES": 32 << 10, "TILES": 6, "PART_FILTERS": 16, "SLICE": 16},
     folding: {"COLUMN_BYTES": 8 << 10},
-    implicit_gemm: {"SLICE": 16, "SUM_BYTES": 8 << 10, "MIN_FILTERS": 16, "RANGE": 32},
+    implicit_gemm: {"BLOCK_BYTES": 8 << 10, "SLICE": 16, "SUM_BYTES": 8 << 10, "MIN_FILTERS": 16, "RANGE": 32},
     normalization: {"LONG_ROW": 16, "CACHED_BYTES": 1 << 12, "MIN_STRIP": 8, "MIN_ROWS": 3},
     unfolding: {"ITEM_ENTRIES": 1 << 9, "SUMS_BYTES": 1 << 10},
     locally_connected: {"WEIGHTS": 1 << 8, "COLUMNS": 1 << 8},

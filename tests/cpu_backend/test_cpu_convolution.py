@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import strategies
 from strategies import ORDERS
-from tolerances import TOLERANCES
+from tolerances import TOLERANCES, assert_close
 
 import gpucnn
 import gpucnn.functional as F
@@ -237,6 +237,20 @@ def test_bits_do_not_depend_on_the_number_of_threads(rng: np.random.Generator) -
             assert found[0] == found[1] == found[2]
     finally:
         gpucnn.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("height", "stride", "padding"), [(1, 1, (1, 0)), (1, 2, (2, 0)), (3, (3, 1), 0), (2, (2, 1), 0)]
+)
+def test_filters_of_one_pixel_where_one_row_is_read(
+    rng: np.random.Generator, height: int, stride: Any, padding: Any
+) -> None:
+    """Rows in the padding are not those of the image, which kernels read in place where there are no others."""
+    x = strategies.arranged(rng.standard_normal((2, 20, height, 9), dtype=np.float32), "channels_last")
+    w, bias = (rng.standard_normal(shape, dtype=np.float32) for shape in ((18, 20, 1, 1), 18))
+    with backend("compiled"), gpucnn.algorithm("implicit_gemm"):
+        found = F.conv2d(x, w, bias, stride, padding)
+    assert_close(found, F.conv2d(*(array.astype(np.float64) for array in (x, w, bias)), stride, padding))
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38])
