@@ -253,6 +253,14 @@ def test_filters_of_one_pixel_where_one_row_is_read(
     assert_close(found, F.conv2d(*(array.astype(np.float64) for array in (x, w, bias)), stride, padding))
 
 
+def test_rows_of_taps_longer_than_a_chunk_of_sums(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((2, 400, 30), dtype=np.float32)
+    w = rng.standard_normal((18, 400, 3), dtype=np.float32)
+    with backend("compiled"), gpucnn.algorithm("implicit_gemm"):
+        found = F.conv1d(x, w)
+    assert_close(found, F.conv1d(x.astype(np.float64), w.astype(np.float64)))
+
+
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38])
 def test_infinities_stay_within_their_windows(rng: np.random.Generator, value: float) -> None:
     x = rng.standard_normal((2, 20, 17, 19), dtype=np.float32)
