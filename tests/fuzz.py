@@ -57,9 +57,10 @@ Array = np.ndarray[Any, Any]
 Ints = tuple[int, ...]
 MOST_PRODUCTS = 2_000_000
 MOST_ELEMENTS = 20_000
-CHANNELS = (1, 1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 17, 24, 31, 32, 33, 48, 70)
+CHANNELS = (1, 1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 17, 24, 31, 32, 33, 48, 70, 300)
 BATCHES = (None, 0, 1, 1, 2, 2, 3, 4, 5)
 SPECIAL = (np.inf, -np.inf, np.nan, -0.0)
+ACTIVATIONS = ("none", "relu", "relu6", "leaky_relu")
 
 
 # Where work is cut: with limits so low that small arrays are cut as large ones are
@@ -69,7 +70,7 @@ LIMITS: dict[ModuleType, dict[str, int]] = {
     depthwise_groups: {"COPY_BYTES": 1 << 10, "MULTIPLY_ADDS": 1 << 10},
     winograd: {"TRANSFORMED_BYTES": 32 << 10, "TILES": 6, "PART_FILTERS": 16, "SLICE": 16},
     folding: {"COLUMN_BYTES": 8 << 10},
-    implicit_gemm: {"SLICE": 16, "SUM_BYTES": 8 << 10, "MIN_FILTERS": 16, "RANGE": 32},
+    implicit_gemm: {"BLOCK_BYTES": 8 << 10, "SLICE": 16, "SUM_BYTES": 8 << 10, "MIN_FILTERS": 16, "RANGE": 32},
     normalization: {"LONG_ROW": 16, "CACHED_BYTES": 1 << 12, "MIN_STRIP": 8, "MIN_ROWS": 3},
     unfolding: {"ITEM_ENTRIES": 1 << 9, "SUMS_BYTES": 1 << 10},
     locally_connected: {"WEIGHTS": 1 << 8, "COLUMNS": 1 << 8},
@@ -312,7 +313,7 @@ def tiled_convolutions(draw: Draw) -> list[Call]:
 def convolution_calls(
     draw: Draw, w: Window, channels: tuple[int, int, int], lead: Ints, algorithm: str | None
 ) -> list[Call]:
-    """A convolution's forward or its backward, and dgrad alone."""
+    """A convolution's forward, with an epilogue or without, its backward, and dgrad alone; or the latter two."""
     inputs, outputs, groups = channels
     batched = len(lead) == 2
     x = draw.array((*lead, *w.sizes), batched=batched)
@@ -328,8 +329,14 @@ def convolution_calls(
     chosen = algorithm if 0 not in lead else None  # NumPy has what is empty
     by_input = {"weight": arrays["weight"], "grad_output": draw.array(grad.shape, batched=batched)}
     sizes = {"input_size": x.shape}
+    forward = Call(name, arrays, options, draw.is_exact, 4.0, chosen)
+    if draw.chance(0.4):
+        residual = draw.array(grad.shape, draw.finite, batched) if draw.chance(0.6) else None
+        finish = {"activation": draw.one_of(ACTIVATIONS), "negative_slope": 0.25}
+        exact = draw.is_exact and draw.dtype in ("float32", "float64")  # 16-bit floats round before the epilogue too
+        forward = Call(f"{name}_activation", {**arrays, "residual": residual}, options | finish, exact, 4.0, chosen)
     return [
-        Call(name, arrays, options, draw.is_exact, 4.0, chosen),
+        forward,
         backward,
         Call(f"{name}_input", by_input, {**sizes, **options}, draw.is_exact, 4.0, chosen),
     ][draw.integer(0, 1) :]
@@ -515,7 +522,7 @@ def norms(draw: Draw) -> list[Call]:
         options["normalized_shape" if kind == "layer" else "num_groups"] = normalized if kind == "layer" else groups
     if draw.chance(0.4):  # far from zero, so that rounding gives no value another sign
         arrays["residual"] = np.copysign(x.dtype.type(60), draw.array(shape, "normal"))
-        options |= {"activation": draw.one_of(("none", "relu", "leaky_relu")), "negative_slope": 0.3}
+        options |= {"activation": draw.one_of(ACTIVATIONS), "negative_slope": 0.3}
     axes = {"batch": (0, *range(2, rank + 2)), "instance": tuple(range(2, rank + 2))}.get(kind)
     wide = x.astype(np.float64)
     if kind == "group":
@@ -525,6 +532,8 @@ def norms(draw: Draw) -> list[Call]:
     var = arrays["running_var"].min() if kind == "batch_kept" else wide.var(axis=axes).min()  # type: ignore[union-attr]
     rstd = float(1 / np.sqrt(var + options["eps"]))
     factor = 2 * max(1.0, rstd * float(np.abs(x).max())) * max(1.0, rstd)
+    if kind != "batch_kept" and draw.dtype == "float32" and draw.chance(0.2):  # squares beyond what float32 holds
+        arrays["input"], options["eps"] = x * np.float32(draw.one_of((2.0**-70, 2.0**80))), 1e-300
     name = kind.removesuffix("_kept") + "_norm"
     return with_gradient(name, grad, arrays, options, False, factor)
 
@@ -542,7 +551,7 @@ def bias_activations(draw: Draw) -> list[Call]:
     }
     if draw.content == "normal":  # sums of eighths are exact, so their signs are
         arrays = {name: array if array is None else np.round(array * 8) / 8 for name, array in arrays.items()}
-    options = {"activation": draw.one_of(("none", "relu", "leaky_relu")), "negative_slope": 0.25}
+    options = {"activation": draw.one_of(ACTIVATIONS), "negative_slope": 0.25}
     return with_gradient("bias_activation", draw.array(shape, draw.finite), arrays, options)
 
 

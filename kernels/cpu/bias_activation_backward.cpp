@@ -34,8 +34,8 @@ static void compute(const Params* p, const scalar_t* grad_y, const scalar_t* y, 
   }
 }
 
-static scalar_t sum_of(const scalar_t* x, index_t step, index_t count) {
-  scalar_t total = 0;
+static double sum_of(const scalar_t* x, index_t step, index_t count) {
+  double total = 0;  // one after the other, which would round too often in float32
   index_t i = 0;
   if (step == 1) {
     vector_t sums[4] = {};

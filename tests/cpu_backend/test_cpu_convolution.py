@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import strategies
 from strategies import ORDERS
-from tolerances import TOLERANCES
+from tolerances import TOLERANCES, assert_close
 
 import gpucnn
 import gpucnn.functional as F
 from gpucnn.backends import backend
-from gpucnn.backends.cpu import folding, select
+from gpucnn.backends.cpu import convolution, folding, select
 from gpucnn.backends.cpu.convolution import convolve, convolve_backward_input, convolve_backward_weight
 from gpucnn.backends.cpu.implicit_gemm import slice_of
 from gpucnn.backends.cpu.select import Order
@@ -239,6 +239,28 @@ def test_bits_do_not_depend_on_the_number_of_threads(rng: np.random.Generator) -
         gpucnn.set_num_threads(threads)
 
 
+@pytest.mark.parametrize(
+    ("height", "stride", "padding"), [(1, 1, (1, 0)), (1, 2, (2, 0)), (3, (3, 1), 0), (2, (2, 1), 0)]
+)
+def test_filters_of_one_pixel_where_one_row_is_read(
+    rng: np.random.Generator, height: int, stride: Any, padding: Any
+) -> None:
+    """Rows in the padding are not those of the image, which kernels read in place where there are no others."""
+    x = strategies.arranged(rng.standard_normal((2, 20, height, 9), dtype=np.float32), "channels_last")
+    w, bias = (rng.standard_normal(shape, dtype=np.float32) for shape in ((18, 20, 1, 1), 18))
+    with backend("compiled"), gpucnn.algorithm("implicit_gemm"):
+        found = F.conv2d(x, w, bias, stride, padding)
+    assert_close(found, F.conv2d(*(array.astype(np.float64) for array in (x, w, bias)), stride, padding))
+
+
+def test_rows_of_taps_longer_than_a_chunk_of_sums(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((2, 400, 30), dtype=np.float32)
+    w = rng.standard_normal((18, 400, 3), dtype=np.float32)
+    with backend("compiled"), gpucnn.algorithm("implicit_gemm"):
+        found = F.conv1d(x, w)
+    assert_close(found, F.conv1d(x.astype(np.float64), w.astype(np.float64)))
+
+
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38])
 def test_infinities_stay_within_their_windows(rng: np.random.Generator, value: float) -> None:
     x = rng.standard_normal((2, 20, 17, 19), dtype=np.float32)
@@ -266,6 +288,24 @@ def test_a_dilation_does_not_spread_infinities(rng: np.random.Generator) -> None
     reached[6:11:2, 7:12:2] = True
     np.testing.assert_array_equal(np.isfinite(found[1]).all(axis=0), ~reached)
     assert np.isfinite(found[[0, 2]]).all()
+
+
+def test_only_images_with_infinities_are_computed_again(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = rng.standard_normal((3, 20, 17, 19), dtype=np.float32)
+    w = rng.standard_normal((18, 20, 3, 3), dtype=np.float32)
+    x[1, 5, 8, 9] = np.inf
+    compute, computed = convolution._compute, []
+
+    def noted(x: Any, *rest: Any) -> list[int] | None:
+        computed.append((len(x), rest[-1]))
+        return compute(x, *rest)
+
+    monkeypatch.setattr(convolution, "_compute", noted)
+    with backend("compiled"), gpucnn.algorithm("winograd"):
+        F.conv2d(x, w, padding=1)
+    assert computed == [(3, "winograd"), (1, "implicit_gemm")]
 
 
 # --- The choice -----------------------------------------------------------------------------------------------------

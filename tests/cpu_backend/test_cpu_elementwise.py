@@ -152,6 +152,13 @@ def test_sums_by_channel(dtype: str) -> None:
         assert_close(compiled, plain, dtype)
 
 
+def test_sums_of_rows_with_gaps_are_rounded_once() -> None:
+    x = arranged(numbers(np.random.default_rng(6), (1, 3, 1000), "float32"), "strided")
+    sums = np.zeros(3, np.float32)
+    backend_named("compiled").channel_sums(x, sums)
+    np.testing.assert_allclose(sums, x.sum(axis=(0, 2), dtype=np.float64), rtol=2.0**-23)
+
+
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 def test_sums_of_many_numbers_keep_their_digits(order: str) -> None:
     x = arranged(np.full((1, 3, 1_000_003), 0.1, np.float32), order)

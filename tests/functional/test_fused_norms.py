@@ -109,6 +109,22 @@ def test_relu6_ends_at_6(backend: ArrayBackend, kind: str) -> None:
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_relu6_has_no_gradient_at_its_ends(backend: ArrayBackend, kind: str) -> None:
+    case = norm_of(kind, finish=(True, "relu6"))
+    zeros = {name: np.zeros_like(case.arguments[name]) for name in ("input", "running_mean") if name in case.arguments}
+    ends = np.resize([0.0, 3.0, 6.0, 7.0], case.grad.shape)
+    arguments = case.arguments | zeros | {"residual": ends}
+    arguments |= {name: None for name in ("weight", "bias") if name in arguments}
+    np.testing.assert_array_equal(backend.run(case.forward, **arguments | {"activation": None}), ends)
+    kept = np.where(ends == 3, case.grad, 0)
+    expected = backend.run(case.backward, kept, **arguments | {"activation": None})
+    for one, other in zip(backend.run(case.backward, case.grad, **arguments), expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
 def test_nan_stays(backend: ArrayBackend, activation: str) -> None:
     case = norm_of("batch_kept", finish=(True, activation))
