@@ -163,7 +163,7 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
 @operator("Softmax", 1)
 def softmax_of_rows(x: Array, *, axis: int = 1) -> Array:
     """As `softmax`, over all axes from `axis` on at once."""
-    return F.softmax(_flat(x, axis), 1).reshape(x.shape)
+    return softmax(_flat(x, axis), axis=1).reshape(x.shape)
 
 
 @operator("LogSoftmax", 13)

@@ -203,13 +203,12 @@ def _padded(x: Array, pads: list[int], value: Any, axes: Any, mode: str) -> Arra
         edges[axis] = (pads[at], pads[at + len(axes)])
     if mode == "constant":
         return _filled(x, edges, 0 if value is None or not value.size else value.item())
-    if isinstance(x, np.ndarray):
+    if isinstance(x, np.ndarray) or x.dtype.kind == "b" or mode == "wrap":  # gpucnn's mode goes round once at most
         for axis, (low, high) in enumerate(edges):
             if low or high:
-                x = x.take(_sources(x.shape[axis], low, high, mode), axis)
+                xp = namespace(x)
+                x = xp.take(x, xp.asarray(_sources(x.shape[axis], low, high, mode)), axis=axis)
         return x
-    if x.dtype.kind in "bOV" or mode == "wrap":  # gpucnn's mode goes round once at most
-        return namespace(x).pad(_cropped(x, edges), [(max(low, 0), max(high, 0)) for low, high in edges], mode=mode)
     return F.pad(x, tuple(end for edge in reversed(edges) for end in edge), _MODES[mode])
 
 
