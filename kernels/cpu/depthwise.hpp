@@ -380,6 +380,9 @@ static void contract_box(const Params* p, Room& room, Group group, const scalar_
       scalar_t* first = to + line + (run.first + j * run.hop) * p->to_w;
       pixel_t ahead = room.rows.ahead(p, run, j);
       blocks.sum(p, room.rows, run, room.pixels, ahead, weight, first, count, channels);
+      index_t begin = min(channels.begin, p->c - LANES);  // the last lanes have been computed anew
+      for (index_t b = 0; b < count && p->smooth; b++)
+        smooth_row(p->smooth, first + b * run.hop * p->to_w + begin, channels.end - begin);
     }
   });
 }
