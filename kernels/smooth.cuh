@@ -9,7 +9,7 @@ __device__ __forceinline__ acc_t smooth(acc_t x) {
   acc_t share;
   if (SMOOTH == HARD_SIGMOID || SMOOTH == HARD_SWISH) {
     const acc_t above = x + acc_t(3);
-    share = (above <= acc_t(0) ? acc_t(0) : above >= acc_t(6) ? acc_t(6) : above) / acc_t(6);
+    share = (above <= acc_t(0) ? acc_t(0) : above >= acc_t(6) ? acc_t(6) : above) * (acc_t(1) / acc_t(6));
   } else if (SMOOTH == GELU) {
     share = erfc(x * acc_t(-0.70710678118654752)) * acc_t(0.5);
   } else {

@@ -27,6 +27,7 @@ INLINE vector_t activated(const Epilogue& epilogue, vector_t sum) {
 [[maybe_unused]] static void finish_row(const Epilogue& epilogue, const scalar_t* sums, const scalar_t* residual,
                                         index_t count, scalar_t* to) {
   index_t i = 0;
+  if (epilogue.smooth && !residual && to == sums) i = count;
   for (; i + LANES <= count; i += LANES)
     store(to + i, activated(epilogue, residual ? load(sums + i) + load(residual + i) : load(sums + i)));
   if (i < count) {

@@ -63,9 +63,9 @@ INLINE Curve<V> curve(V x) {
   if constexpr (KIND == SIGMOID || KIND == SILU) return {sigmoid(x), sigmoid_slope(x)};
   if constexpr (KIND == GELU) return normal(x);
   if constexpr (KIND == HARD_SIGMOID || KIND == HARD_SWISH) {
-    V above = x + all<V>(3), slope = all<V>(scalar_t(1) / 6);
-    slope = x <= all<V>(-3) ? all<V>(0) : x >= all<V>(3) ? all<V>(0) : slope;
-    return {bounded(above, 0, 6) / all<V>(6), slope};
+    V sixth = all<V>(scalar_t(1) / 6);  // by which 6 is 1 in both precisions
+    V slope = x <= all<V>(-3) ? all<V>(0) : x >= all<V>(3) ? all<V>(0) : sixth;
+    return {bounded(x + all<V>(3), 0, 6) * sixth, slope};
   }
   V scale = all<V>(scalar_t(1.5957691216057308)), cubic = all<V>(scalar_t(0.044715 * 1.5957691216057308));
   V square = x * x, angle = (square * cubic + scale) * x;  // (1 + tanh(u)) / 2 is sigmoid(2 u)
