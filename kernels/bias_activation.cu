@@ -12,6 +12,7 @@
 #include "params.cuh"
 #include "packs.cuh"
 #include "bias_activation.cuh"
+#include "smooth.cuh"
 
 // Bias and activation of arrays of one memory order: `count` elements that cycle through the channels, with `run`
 // contiguous elements of each, P or 1.
@@ -21,7 +22,7 @@ struct BiasParams {
   index_t bias_c;
   index_t chunk;                                // elements of one block
   index_t slots;                                // channels whose bias it keeps
-  index_t activation;                           // one of those of bias_activation.cuh
+  index_t activation;                           // one of those of bias_activation.cuh, or 0 before a smooth one
   double negative_slope;
 };
 
@@ -53,7 +54,7 @@ bias_activation(const scalar_t* __restrict__ x,         // [N, C, P]
       acc_t sum = widen(value.at[j]);
       if (bias) sum = sum + biases[skewed<acc_t>(slot)];
       if (residual) sum = sum + widen(other.at[j]);
-      value.at[j] = narrow(activated(sum, p.activation, p.negative_slope));
+      value.at[j] = narrow(smooth(activated(sum, p.activation, p.negative_slope)));
       if (++place < p.run) continue;
       place = 0;
       if (++slot == p.slots) slot = 0;
@@ -64,6 +65,6 @@ bias_activation(const scalar_t* __restrict__ x,         // [N, C, P]
     acc_t sum = widen(x[k]);
     if (bias) sum = sum + biases[skewed<acc_t>((k / p.run - first) % p.slots)];
     if (residual) sum = sum + widen(residual[k]);
-    y[k] = narrow(activated(sum, p.activation, p.negative_slope));
+    y[k] = narrow(smooth(activated(sum, p.activation, p.negative_slope)));
   }
 }

@@ -23,6 +23,7 @@
 #include "windows.cuh"
 #include "gemm.cuh"
 #include "bias_activation.cuh"
+#include "smooth.cuh"
 
 struct ImplicitGemmParams {
   RUN_TIME index_t n;
@@ -295,10 +296,10 @@ __device__ __forceinline__ void store(scalar_t* to, const scalar_t* results, con
   Pack<scalar_t, N> values = load_pack<N>(results), others = {};
   if (p.has_residual) others = load_pack<N>(residual);
 #pragma unroll
-  for (int j = 0; j < N && (p.has_residual || p.activation); ++j) {
+  for (int j = 0; j < N && (p.has_residual || p.activation || SMOOTH); ++j) {
     acc_t sum = widen(values.at[j]);
     if (p.has_residual) sum = sum + widen(others.at[j]);
-    values.at[j] = narrow(activated(sum, p.activation, p.negative_slope));
+    values.at[j] = narrow(smooth(activated(sum, p.activation, p.negative_slope)));
   }
   bool all_finite = true;
 #pragma unroll

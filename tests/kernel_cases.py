@@ -19,7 +19,7 @@ from strategies import arranged, dtype_of, numbers
 
 from benchmarks import primitives
 from benchmarks.primitives import Call, agree, calls
-from gpucnn.backends.base import Backend
+from gpucnn.backends.base import Backend, Epilogue
 from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import NumpyBackend
@@ -170,7 +170,10 @@ def _implicit_gemm() -> Iterator[Case]:
 def _finished_products() -> Iterator[Case]:
     """With an epilogue, and with results of folds that are no numbers, which are computed anew."""
     n, geometry = IMPLICIT_GEMM["steps of channels"]
-    for dtype, activation in (("float16", "relu"), ("bfloat16", "leaky_relu"), ("float32", "relu6"), ("tf32", "none")):
+    for dtype, activation in (
+        *(("float16", "relu"), ("bfloat16", "leaky_relu"), ("float32", "relu6"), ("tf32", "none")),
+        *(("float16", "silu"), ("bfloat16", "hard_swish"), ("float32", "gelu")),
+    ):
         for order in ("contiguous", "channels_last", "offset"):
             forward, *_ = _directions(f"steps of channels, {dtype}", n, geometry, dtype, order, "implicit_gemm")
             x, w, bias, _ = forward.arguments
@@ -675,6 +678,9 @@ def _biases() -> Iterator[Case]:
                     arguments = (x, *others, activation, 0.3)
                     yield Case(f"{given}, {named}", "bias_activation", arguments)
                 yield Case(f"backward, {named}", "bias_activation_backward", (y, x, None, activation, 0.3))
+            for activation in Epilogue.SMOOTH if name == "rows that begin anywhere" else ():
+                named = f"{activation}, {name}, {dtype}, {order}"
+                yield Case(f"both, {named}", "bias_activation", (x, bias, residual, activation, 0.3))
             yield Case(f"sums, {name}, {dtype}, {order}", "channel_sums", (x,))
 
 

@@ -28,6 +28,8 @@ from gpucnn.numerics import PRECISIONS, algorithm, precision
 Shape = tuple[int, ...]
 WAYS = ((None, "fp32"), ("direct", "fp32"), ("im2col", "fp32"), *(("implicit_gemm", each) for each in PRECISIONS))
 """Algorithms, None for the one chosen by itself, and precisions of float32."""
+SMOOTH = ("silu", "gelu")
+"""Activations with an exponential, and with an error function: others take no more of a thread."""
 
 
 class ZeroedNumpy:
@@ -122,9 +124,11 @@ def launches_of_calls(
             for parameter, value in arguments.items():
                 if parameter in ARRAYS and isinstance(value, np.ndarray) and value.dtype.kind == "f":
                     arguments[parameter] = value.astype(dtype)
-            without = [arguments | {"residual": None}] if "norm" in name else []  # by a program of its own
+            others = [{"residual": None}] if "norm" in name else []  # by programs of their own
+            if name in ("bias_activation", "conv2d_activation"):
+                others = [{"activation": activation} for activation in SMOOTH]
             for way in (*WAYS, ("winograd", "fp32")):
-                for each in (arguments, *without):
+                for each in (arguments, *(arguments | other for other in others)):
                     with by(*way), contextlib.suppress(TypeError, ValueError):  # not of this dtype
                         getattr(F, name)(**each)
         with contextlib.suppress(TypeError):  # by another kernel, for a tile does not fit
@@ -180,6 +184,9 @@ def _run_layers(channels_last: bool) -> None:
     run(F.im2col, image(2, 3, 227, 227), 11, stride=4)  # AlexNet
     (gpucnn.channels_first if channels_last else gpucnn.channels_last)(image(2, 64, 56, 56), np.float16)
     run(F.bias_activation, image(2, 64, 56, 56), weight(64), image(2, 64, 56, 56))
+    for activation in SMOOTH:
+        run(F.bias_activation, image(2, 64, 56, 56), weight(64), image(2, 64, 56, 56), activation)
+        run(F.conv2d_activation, image(2, 64, 56, 56), weight(96, 64, 1, 1), weight(96), activation=activation)
     run(F.max_pool2d, image(2, 64, 112, 112), 3, 2, padding=1)
     run(F.avg_pool2d, image(2, 64, 112, 112), 3, 2, padding=1)
     run(F.adaptive_avg_pool2d, image(2, 512, 7, 7), 1)

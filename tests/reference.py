@@ -814,6 +814,27 @@ def gelu_backward(grad: Array, x: Array, approximate: str = "none") -> Array:
     return wide(grad) * _elementwise(slope, x)
 
 
+def smooth_activation(x: Array, kind: str) -> Array:
+    """One of the activations of `gpucnn.backends.smooth`, as PyTorch defines it."""
+    if kind.startswith("gelu"):
+        return gelu(x, "tanh" if kind == "gelu_tanh" else "none")
+    return _share(x, kind) * (1 if kind.endswith("sigmoid") else wide(x))
+
+
+def smooth_activation_backward(grad: Array, x: Array, kind: str) -> Array:
+    """gx, by the rule of products."""
+    if kind.startswith("gelu"):
+        return gelu_backward(grad, x, "tanh" if kind == "gelu_tanh" else "none")
+    x = wide(x)
+    slope = np.where(np.abs(x) < 3, 1 / 6, 0) if kind.startswith("hard") else sigmoid(x) * sigmoid(-x)
+    return wide(grad) * (slope if kind.endswith("sigmoid") else slope * x + _share(x, kind))
+
+
+def _share(x: Array, kind: str) -> Array:
+    """The sigmoid, or the hard one."""
+    return np.clip(wide(x) + 3, 0, 6) / 6 if kind.startswith("hard") else sigmoid(x)
+
+
 def _elementwise(function: Callable[[float], float], x: Array) -> Array:
     """`function` of each element, NaN of NaN."""
     return np.array([function(float(v)) if v == v else v for v in wide(x).ravel()], float).reshape(x.shape)

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod, update_abstractmethods
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from gpucnn.backends import optimization, smooth
 from gpucnn.backends.layout import planes
@@ -63,18 +63,26 @@ def implemented_by(*modules: ModuleType, method: Callable[[Any], Any]) -> Callab
 class Epilogue:
     """Epilogue of a primitive, applied to its sums before the store: ``activation(sum + residual)``.
 
-    `residual` has the shape and dtype of the result, `activation` is "none", "relu", "leaky_relu" or "relu6"; NaN
-    propagates.
+    `residual` has the shape and dtype of the result. `activation` is "none", "relu", "leaky_relu" or "relu6", or, for
+    convolutions, one of `SMOOTH`. NaN propagates.
     """
+
+    SMOOTH: ClassVar = {"sigmoid": 1, "hard_sigmoid": 2, "silu": 3, "hard_swish": 4, "gelu": 5, "gelu_tanh": 6}
+    """Those whose derivative is known by their input alone, with their numbers in kernels: see `smooth`."""
 
     residual: Array | None = None
     activation: str = "none"
     negative_slope: float = 0.0
 
     @property
+    def smooth(self) -> int:
+        """The number of a smooth activation, 0 of others."""
+        return self.SMOOTH.get(self.activation, 0)
+
+    @property
     def keeps_signs(self) -> bool:
         """Whether results have the signs of what is activated, on which the gradient depends."""
-        return self.activation in ("relu", "relu6") or self.negative_slope > 0
+        return self.activation in ("relu", "relu6") or (self.activation == "leaky_relu" and self.negative_slope > 0)
 
 
 class Backend(ABC):
@@ -350,7 +358,7 @@ class Backend(ABC):
         return smooth.softmax_backward(self.xp, grad_y, y, axis, is_log)
 
     def smooth_activation(self, x: Array, kind: str) -> Array:
-        """The activation "sigmoid", "gelu" or "gelu_tanh" of each element."""
+        """The activation of that kind, one of `Epilogue.SMOOTH`, of each element."""
         return smooth.smooth_activation(self.xp, x, kind)
 
     def smooth_activation_backward(self, grad_y: Array, x: Array, kind: str) -> Array:
@@ -373,7 +381,7 @@ class Backend(ABC):
     ) -> None:
         """grad_x [N, C, P] and the gradient of the bias [C], its sum over N and P.
 
-        The derivative is that at the signs of y [N, C, P], for "relu6" at y itself.
+        The derivative is that at the signs of y [N, C, P], for "relu6" at y itself; it is of no smooth activation.
         """
 
     @primitive

@@ -15,6 +15,8 @@ from gpucnn.backends.normal import BOUND, normal_share_and_density
 
 Array = Any
 
+SHARES = ("sigmoid", "hard_sigmoid")
+"""The activations that are a share of 1; the others are that share of x."""
 
 # --- Softmax ------------------------------------------------------------------------------------------------------
 
@@ -41,26 +43,70 @@ def softmax_backward(xp: Any, grad_y: Array, y: Array, axis: int, is_log: bool) 
 
 
 def smooth_activation(xp: Any, x: Array, kind: str) -> Array:
-    """The "sigmoid", "gelu" or "gelu_tanh" of each element of x."""
+    """The activation of that kind, one of `Epilogue.SMOOTH`, of each element of x."""
     wide = x.astype(accumulator(x.dtype), copy=False)
-    if kind == "sigmoid":
-        return _sigmoid(xp, wide)
-    share, _ = _share_and_slope(xp, wide, kind)
-    share *= wide
+    share = _share(xp, _bounded(xp, wide, kind), kind)
+    if kind not in SHARES:
+        with np.errstate(invalid="ignore"):  # a share of 0 of an infinity is NaN, as in PyTorch
+            share *= wide
     return share
 
 
 def smooth_activation_backward(xp: Any, grad_y: Array, x: Array, kind: str) -> Array:
     """The gradient of `smooth_activation`."""
-    wide = x.astype(accumulator(x.dtype), copy=False)
-    if kind == "sigmoid":
-        slope = _sigmoid_slope(xp, wide)
+    wide = _bounded(xp, x.astype(accumulator(x.dtype), copy=False), kind)
+    if kind == "gelu":
+        share, slope = normal_share_and_density(xp, wide)
     else:
-        share, slope = _share_and_slope(xp, wide, kind)
-        slope *= xp.clip(wide, -BOUND, BOUND)
+        share, slope = None if kind in SHARES else _share(xp, wide, kind), _slope(xp, wide, kind)
+    if share is not None:
+        slope *= wide
         slope += share
     slope *= grad_y.astype(wide.dtype, copy=False)
     return slope
+
+
+def _bounded(xp: Any, x: Array, kind: str) -> Array:
+    """X where the share and the slope of an activation are finite numbers and their product with x is, too."""
+    return x if kind in SHARES else xp.clip(x, -BOUND, BOUND)
+
+
+def _share(xp: Any, x: Array, kind: str) -> Array:
+    """The share of an activation at x, float32 or float64."""
+    if kind in ("sigmoid", "silu"):
+        return _sigmoid(xp, x)
+    if kind == "gelu":
+        return normal_share_and_density(xp, x)[0]
+    if kind == "gelu_tanh":
+        return _sigmoid(xp, _angle(x))
+    share = xp.clip(x + 3, 0, 6)
+    share /= 6
+    return share
+
+
+def _slope(xp: Any, x: Array, kind: str) -> Array:
+    """The derivative of `_share`; that of "gelu" comes with its share."""
+    if kind in ("sigmoid", "silu"):
+        return _sigmoid_slope(xp, x)
+    if kind == "gelu_tanh":
+        slope = _sigmoid_slope(xp, _angle(x))
+        slope *= x * x * (3 * 0.044715 * _SCALE) + _SCALE
+        return slope
+    slope = ((x > -3) & (x < 3)).astype(x.dtype)
+    slope /= 6
+    return slope
+
+
+_SCALE = 2 * sqrt(2 / pi)  # (1 + tanh(u)) / 2 is sigmoid(2 u)
+
+
+def _angle(x: Array) -> Array:
+    """Of GELU by a hyperbolic tangent: what its share is the sigmoid of."""
+    angle = x * x
+    angle *= 0.044715 * _SCALE
+    angle += _SCALE
+    angle *= x
+    return angle
 
 
 def _sigmoid(xp: Any, x: Array) -> Array:
@@ -79,20 +125,3 @@ def _sigmoid_slope(xp: Any, x: Array) -> Array:
     slope /= below
     slope /= below
     return slope
-
-
-def _share_and_slope(xp: Any, x: Array, kind: str) -> tuple[Array, Array]:
-    """The factor of x, and its derivative; beyond ±`BOUND` they are 0 or 1, and 0."""
-    bounded = xp.clip(x, -BOUND, BOUND)
-    if kind == "gelu":
-        return normal_share_and_density(xp, bounded)
-    square = bounded * bounded
-    scale = 2 * sqrt(2 / pi)  # (1 + tanh(u)) / 2 is sigmoid(2 u)
-    angle = square * (0.044715 * scale)
-    angle += scale
-    angle *= bounded
-    slope = _sigmoid_slope(xp, angle)
-    square *= 3 * 0.044715 * scale
-    square += scale
-    slope *= square
-    return _sigmoid(xp, angle), slope

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from gpucnn.backends import kind_of, receive
+from gpucnn.backends import Epilogue, kind_of, receive
 from gpucnn.backends.dtypes import accumulator, advised, describe, name_of, of_products
 from gpucnn.backends.layout import is_channels_last, stored_like
 from gpucnn.functional._family import SPACE
@@ -252,6 +253,16 @@ class Call:
     def conjugate(self, array: Array) -> Array:
         """The complex conjugate; a real array is its own."""
         return self.stored_like(self.xp.conj(array), array) if self.dtype.kind == "c" else array
+
+    def activation_backward(
+        self, grad: Array, signs: Array, grad_x: Array, grad_bias: Array | None, epilogue: Epilogue
+    ) -> None:
+        """Write grad_x [N, C, P] and a bias's gradient; `signs` is what is activated, or a result that keeps signs."""
+        if epilogue.smooth:
+            if grad.size:
+                grad = self.stored_like(self.backend.smooth_activation_backward(grad, signs, epilogue.activation), grad)
+            signs, epilogue = grad, replace(epilogue, activation="none")
+        self.backend.bias_activation_backward(grad, signs, grad_x, grad_bias, epilogue)
 
     def stored_like(self, values: Array, like: Array) -> Array:
         """`values` in the dtype and memory order of `like`, which has as many axes."""

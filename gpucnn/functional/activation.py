@@ -11,7 +11,8 @@ from gpucnn.geometry.arguments import number
 
 __all__ = ["bias_activation", "bias_activation_backward"]
 
-ACTIVATIONS = ("none", "relu", "leaky_relu", "relu6")
+ACTIVATIONS = ("none", "relu", "leaky_relu", "relu6")  # of norms
+FUSED = (*ACTIVATIONS, *Epilogue.SMOOTH)  # of convolutions
 
 
 @replayed
@@ -34,7 +35,10 @@ def bias_activation(
         In the dtype of `input`, or float32 where that has 16 bits.
     residual : array [N, C, *], optional
         The result of a shortcut, added to the sum.
-    activation : "none", "relu", "leaky_relu" or "relu6", which is ``min(max(x, 0), 6)``
+    activation : "none", "relu", "leaky_relu", "relu6" or one of the smooth ones
+        These are "sigmoid", "hard_sigmoid", "silu", "hard_swish", "gelu" and "gelu_tanh". "relu6" is
+        ``min(max(x, 0), 6)``, "hard_sigmoid" ``relu6(x + 3) / 6``, "silu" ``x * sigmoid(x)``, "hard_swish"
+        ``x * hard_sigmoid(x)``, and "gelu_tanh" is `gelu` by a hyperbolic tangent.
     negative_slope : float
         Of "leaky_relu".
     out : array in the shape of `input`, optional
@@ -114,7 +118,8 @@ def bias_activation_backward(
     -----
     The gradient at 0 is that of `relu_backward` and `leaky_relu_backward`; that of "relu6" is 0 at 0 and at 6. With
     `output` it uses the output's signs, which differ from the exact sum's where that is too small for 16 bits; without
-    it, and for a `negative_slope` that is not positive, it uses the sum's.
+    it, for a `negative_slope` that is not positive, and for smooth activations, it uses the sum's. That of
+    "hard_sigmoid" and "hard_swish" is that of the flat side at -3 and 3: 0, and at 3 for "hard_swish" 1.
 
     Examples
     --------
@@ -150,7 +155,7 @@ def bias_activation_backward(
         call.backend.bias_activation(planes(x), b, signs, Epilogue(None if r is None else planes(r)))
     grad_x = call.destination(x.shape, like=grad)
     grad_b = call.gradient_of(b) if need_b else None
-    call.backend.bias_activation_backward(planes(grad), signs, planes(grad_x), grad_b, epilogue)
+    call.activation_backward(planes(grad), signs, planes(grad_x), grad_b, epilogue)
     grad_r = (grad_x.copy(order="K") if need_x else grad_x) if need_r else None
     return call.result((grad_x if need_x else None, grad_b, grad_r))
 
@@ -166,5 +171,5 @@ def _check(call: Call, x: Array, b: Array | None, r: Array | None, activation: s
         raise ValueError(f"{call.op}: input has shape {x.shape}, expected channels and sizes of at least 1")
     call.expect_per_channel("bias", b, x)
     call.expect_shape("residual", r, x.shape)
-    choice(call.op, "activation", activation, ACTIVATIONS)
+    choice(call.op, "activation", activation, FUSED)
     return number(call.op, "negative_slope", negative_slope)

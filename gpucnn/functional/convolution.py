@@ -24,7 +24,7 @@ from gpucnn.functional._call import (
 )
 from gpucnn.functional._convolution_geometry import geometry_of, transposed_geometry
 from gpucnn.functional._family import replayed_family
-from gpucnn.functional.activation import ACTIVATIONS
+from gpucnn.functional.activation import FUSED
 from gpucnn.geometry import ConvGeometry, Padding, Size
 from gpucnn.geometry.arguments import number
 
@@ -210,7 +210,8 @@ def conv_nd_activation(
         As `conv{n}d` takes them.
     residual : array [N, OC, {out}] or [OC, {out}], optional
         The result of a shortcut, added to the convolution's, in the dtype of `input`.
-    activation : "none", "relu", "leaky_relu" or "relu6", which is ``min(max(x, 0), 6)``
+    activation : "none", "relu", "leaky_relu", "relu6" or one of the smooth ones
+        As `bias_activation` takes it: "sigmoid", "hard_sigmoid", "silu", "hard_swish", "gelu" or "gelu_tanh".
     negative_slope : float
         Of "leaky_relu".
     out : array [N, OC, {out}] or [OC, {out}], optional
@@ -296,7 +297,8 @@ def conv_nd_activation_backward(
 
     Notes
     -----
-    `bias_activation_backward`, then `conv{n}d_backward`.
+    `bias_activation_backward`, then `conv{n}d_backward`. Smooth activations need the sum, which the
+    forward does not write and this computes anew: to train, apply such an activation after the convolution.
 
     Examples
     --------
@@ -328,7 +330,7 @@ def conv_nd_activation_backward(
         call.backend.convolve_activation(lifted(x, rank), lifted(w, rank), b, signs, geometry, before)
     grad_sum = call.image(shape, rank, like=grad)
     grad_b = call.gradient_of(b) if need_b else None
-    call.backend.bias_activation_backward(planes(lifted(grad, rank)), planes(signs), planes(grad_sum), grad_b, epilogue)
+    call.activation_backward(planes(lifted(grad, rank)), planes(signs), planes(grad_sum), grad_b, epilogue)
     of_sum = lowered(grad_sum, rank, like=grad)
     return call.result(
         (
@@ -346,7 +348,7 @@ def _epilogue(
     """The epilogue of a convolution, whose arguments are checked."""
     call.expect_shape("bias", b, (geometry.channels.outputs,))
     call.expect_shape("residual", r, convolved_shape(x.shape, geometry))
-    choice(call.op, "activation", activation, ACTIVATIONS)
+    choice(call.op, "activation", activation, FUSED)
     residual = None if r is None else lifted(r, geometry.rank)
     return Epilogue(residual, activation, number(call.op, "negative_slope", slope))
 

@@ -2,7 +2,9 @@
 
 Results have the bits that they have one module after the other, and each module keeps what it keeps then: the backward
 is that of the modules one by one. Not so fused are modules with another forward than their class's, and sums of 16
-bits, which a norm would round once in place of twice.
+bits, which a norm would round once in place of twice. A smooth activation, whose backward needs what a convolution in
+one pass does not write, is fused with one where no backward can follow: under `inference`. On a GPU its bits are those
+of the epilogue, within rounding of the module's.
 """
 
 from __future__ import annotations
@@ -14,20 +16,22 @@ import numpy as np
 
 import gpucnn.functional as F
 from gpucnn.nn._joining import added
-from gpucnn.nn.activation import Identity, ReLU, ReLU6
+from gpucnn.nn.activation import GELU, Hardsigmoid, Hardswish, Identity, ReLU, ReLU6, Sigmoid, SiLU
 from gpucnn.nn.module import Array, Module
 from gpucnn.nn.precision import half
 
 WIDE = {np.dtype(np.float32), np.dtype(np.float64)}
 ACTIVATIONS = {ReLU: "relu", ReLU6: "relu6"}
+SMOOTH = {Sigmoid: "sigmoid", SiLU: "silu", Hardsigmoid: "hard_sigmoid", Hardswish: "hard_swish"}
 
 
 def through(modules: Iterable[Module], x: Array, **finish: Any) -> Array:
     """The result of modules one after the other, the last of which finishes with `finish`, where that is given."""
     waiting: Any = None  # the module before, whose forward is left to the next one
     for module in modules:
-        if waiting is not None and is_one_of(module, ACTIVATIONS):
-            x = waiting.finished(x, activation=ACTIVATIONS[type(module)])
+        activation = None if waiting is None else _joins(waiting, module)
+        if activation is not None:
+            x = waiting.finished(x, activation=activation)
             module.keep(x)
             waiting = None
             continue
@@ -43,6 +47,17 @@ def through(modules: Iterable[Module], x: Array, **finish: Any) -> Array:
     if waiting is None:
         return x
     return waiting.finished(x, **finish) if finish else waiting(x)
+
+
+def _joins(before: Module, activation: Module) -> str | None:
+    """The name of an activation that can be part of the forward of the module before it."""
+    if is_one_of(activation, ACTIVATIONS):
+        return ACTIVATIONS[type(activation)]
+    if activation.keeps or not getattr(before, "takes_smooth", False) or half() is not None:
+        return None
+    if is_one_of(activation, (GELU,)):
+        return "gelu" if activation.approximate == "none" else "gelu_tanh"  # type: ignore[attr-defined]
+    return SMOOTH[type(activation)] if is_one_of(activation, SMOOTH) else None
 
 
 def summed(modules: Sequence[Module], x: Array, shortcut: Array, activation: Module | None = None) -> tuple[Array, Any]:

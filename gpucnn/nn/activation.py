@@ -1,4 +1,4 @@
-"""Activations and other elementwise layers: ReLU, Sigmoid, GELU, Softmax, Dropout, Flatten, Identity."""
+"""Activations and other elementwise layers: ReLU, Sigmoid, SiLU, GELU, Softmax, Dropout, Flatten, Identity."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from gpucnn.geometry.arguments import number, plain
 from gpucnn.nn._joining import in_order
 from gpucnn.nn.module import Array, Module
 
-__all__ = ["GELU", "Dropout", "Flatten", "Identity", "LeakyReLU", "ReLU", "ReLU6", "Sigmoid", "Softmax", "Tanh"]
+__all__ = [
+    "GELU", "Dropout", "Flatten", "Hardsigmoid", "Hardswish", "Identity", "LeakyReLU", "ReLU", "ReLU6", "SiLU",
+    "Sigmoid", "Softmax", "Tanh",
+]  # fmt: skip
 
 
 class ReLU(Module):
@@ -159,6 +162,71 @@ class Sigmoid(Module):
         """``grad_output * sigmoid(x) * sigmoid(-x)``."""
         (x,) = self.kept()
         return F.sigmoid_backward(grad_output, x, needs=(self.needs_input_grad,))[0]
+
+
+class _Smooth(Module):
+    """A smooth activation of `gpucnn.backends.Epilogue`."""
+
+    kind: str
+
+    def forward(self, x: Array) -> Array:
+        """The activation of each element."""
+        self.keep(x)
+        call = Call(type(self).__name__, FLOATING, input=x)
+        (x,) = call.arrays
+        if not x.size:
+            return call.result(x.copy(order="K"))
+        return call.result(call.stored_like(call.backend.smooth_activation(x, self.kind), x))
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient times the derivative at x."""
+        (x,) = self.kept()
+        call = Call(type(self).__name__, FLOATING, grad_output=grad_output, input=x)
+        grad, x = call.arrays
+        call.expect_shape("grad_output", grad, x.shape)
+        if not (self.needs_input_grad and x.size):
+            return call.result(grad.copy(order="K")) if self.needs_input_grad else None
+        return call.result(call.stored_like(call.backend.smooth_activation_backward(grad, x, self.kind), grad))
+
+
+class SiLU(_Smooth):
+    """``x * sigmoid(x)``, also called swish, as ``torch.nn.SiLU``.
+
+    Examples
+    --------
+    >>> SiLU()(np.array([-1.0, 1.0])).round(4)
+    array([-0.2689,  0.7311])
+    """
+
+    kind = "silu"
+
+
+class Hardsigmoid(_Smooth):
+    """``min(max(x + 3, 0), 6) / 6``, as ``torch.nn.Hardsigmoid``.
+
+    Examples
+    --------
+    >>> Hardsigmoid()(np.array([-4.0, 0.0, 4.0]))
+    array([0. , 0.5, 1. ])
+    """
+
+    kind = "hard_sigmoid"
+
+
+class Hardswish(_Smooth):
+    """``x * min(max(x + 3, 0), 6) / 6``, as ``torch.nn.Hardswish``.
+
+    References
+    ----------
+    A. Howard et al., *Searching for MobileNetV3*, arXiv:1905.02244v5.
+
+    Examples
+    --------
+    >>> Hardswish()(np.array([-4.0, 1.5, 4.0]))
+    array([-0.   ,  1.125,  4.   ])
+    """
+
+    kind = "hard_swish"
 
 
 class GELU(Module):

@@ -134,6 +134,8 @@ class ConvNd(Filters, Sliding, op="conv{n}d"):
         """The padding as `gpucnn.functional.pad` takes it, the last axis first."""
         return [size for pair in reversed(self._pairs(space)) for size in pair]
 
+    takes_smooth = True  # activations, in `finished`
+
     def forward(self, x: Array) -> Array:
         """Array [N, C, *space] or [C, *space] to array [N, OC, *out] or [OC, *out]."""
         return self._finished(self.function, x)

@@ -64,7 +64,8 @@ def fused(model: M) -> M:
     A norm by running statistics multiplies each channel by ``scale = weight / sqrt(running_var + eps)`` and adds
     ``bias - running_mean * scale``: so the filters and the bias are scaled, and the bias is shifted, in float64
     and rounded once. Results equal the model's within rounding. A convolution then is followed by its activation, which
-    `conv2d_activation` applies in the same pass, with a residual block's sum.
+    `conv2d_activation` applies in the same pass, with a residual block's sum; SiLU, Hardswish, GELU and the like
+    only within `nn.inference()`, where nothing is kept for a backward.
 
     The copy does not see later changes of `model`: fuse it after training, or after loading weights.
 

@@ -17,7 +17,21 @@ from gpucnn.backends import backend_of
 from gpucnn.geometry import Window, receptive_field
 from gpucnn.geometry.arguments import is_sequence, plain
 from gpucnn.nn._chain import chain
-from gpucnn.nn.activation import GELU, Dropout, Flatten, Identity, LeakyReLU, ReLU, ReLU6, Sigmoid, Softmax, Tanh
+from gpucnn.nn.activation import (
+    GELU,
+    Dropout,
+    Flatten,
+    Hardsigmoid,
+    Hardswish,
+    Identity,
+    LeakyReLU,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+)
 from gpucnn.nn.containers import Concat, Residual
 from gpucnn.nn.convolution import ConvNd, ConvTransposeNd, LocallyConnectedNd
 from gpucnn.nn.keeping import evaluation
@@ -29,7 +43,24 @@ from gpucnn.nn.pooling import AdaptiveNd, AvgPoolNd, BedOfNailsNd, LPPoolNd, Max
 __all__ = ["SlidingGeometry", "average_map", "crop_map", "dense_map", "prediction_map", "sliding_geometry", "vote_map"]
 
 WINDOWED = (ConvNd, MaxPoolNd, AvgPoolNd, SumPoolNd, LPPoolNd)
-POINTWISE = (ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, GELU, Dropout, Identity, BatchNormNd, Softmax, LocalResponseNorm)
+POINTWISE = (
+    *(
+        ReLU,
+        ReLU6,
+        LeakyReLU,
+        Tanh,
+        Sigmoid,
+        SiLU,
+        Hardsigmoid,
+        Hardswish,
+        GELU,
+        Dropout,
+        Identity,
+        BatchNormNd,
+        Softmax,
+    ),
+    LocalResponseNorm,
+)
 
 # Why other layers give a different result for a crop of a larger image than for the crop alone
 _REASONS: tuple[tuple[tuple[type[Module], ...], str], ...] = (

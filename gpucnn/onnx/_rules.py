@@ -494,6 +494,21 @@ def _sigmoid(run: Run) -> Any:
     return run.add("Sigmoid", run.x)
 
 
+@rule("SiLU")
+def _silu(run: Run) -> Any:
+    return run.add("Mul", run.x, run.add("Sigmoid", run.x))
+
+
+@rule("Hardsigmoid")
+def _hard_sigmoid(run: Run) -> Any:
+    return run.add("HardSigmoid", run.x, alpha=1 / 6, beta=0.5)
+
+
+@rule("Hardswish")
+def _hard_swish(run: Run) -> Any:
+    return run.add("Mul", run.x, run.add("HardSigmoid", run.x, alpha=1 / 6, beta=0.5))
+
+
 @rule("GELU")
 def _gelu(run: Run) -> Any:
     """``x / 2 * (1 + erf(x / sqrt(2)))``, or with ``tanh(sqrt(2 / π) * (x + 0.044715 x³))`` for the erf."""

@@ -1,6 +1,8 @@
 // y = activation(x + bias + residual) for arrays [N, R, I] of any strides, fast where I is contiguous: the channels are
 // the rows R, or the elements I.
 #include "activation.hpp"
+#include "runs.hpp"
+#include "smooth.hpp"
 
 struct Params {
   index_t n, r, i;
@@ -8,7 +10,7 @@ struct Params {
   index_t y_n, y_r, y_i;
   index_t residual_n, residual_r, residual_i;
   index_t bias_r, bias_i;
-  index_t activation;
+  index_t activation, smooth;  // a smooth activation follows the other
   double negative_slope;
   index_t items;
 };
@@ -47,6 +49,18 @@ static void compute(const Part& part, scalar_t slope) {
   }
 }
 
+// The smooth activation of a part that has been written.
+static void smooth(const Part& part, index_t kind) {
+  if (part.y_step == 1) return smooth_row(kind, part.y, part.count);
+  for (index_t i = 0; i < part.count; i += LANES) {
+    scalar_t lanes[LANES] = {};
+    index_t count = min<index_t>(LANES, part.count - i);
+    for (index_t j = 0; j < count; j++) lanes[j] = part.y[(i + j) * part.y_step];
+    smooth_row(kind, lanes, LANES);
+    for (index_t j = 0; j < count; j++) part.y[(i + j) * part.y_step] = lanes[j];
+  }
+}
+
 KERNEL bias_activation(const Params* p, const scalar_t* x, const scalar_t* bias, const scalar_t* residual, scalar_t* y,
                        scalar_t* workspace, int64_t item) {
   const scalar_t nothing = -0.0, slope = p->negative_slope;
@@ -55,7 +69,7 @@ KERNEL bias_activation(const Params* p, const scalar_t* x, const scalar_t* bias,
   for (index_t at = range.begin; at < range.end;) {
     auto [n, r, i] = place;
     Part part;
-    part.count = min(p->i - i, range.end - at);
+    part.count = min(min(p->i - i, range.end - at), PIECE);
     part.x = x + n * p->x_n + r * p->x_r + i * p->x_i;
     part.bias = bias ? bias + r * p->bias_r + i * p->bias_i : &nothing;  // x + -0 is x, of -0 too
     part.residual = residual ? residual + n * p->residual_n + r * p->residual_r + i * p->residual_i : nullptr;
@@ -65,6 +79,7 @@ KERNEL bias_activation(const Params* p, const scalar_t* x, const scalar_t* bias,
     if (p->activation == RELU) compute<RELU>(part, slope);
     if (p->activation == LEAKY_RELU) compute<LEAKY_RELU>(part, slope);
     if (p->activation == RELU6) compute<RELU6>(part, slope);
+    if (p->smooth) smooth(part, p->smooth);
     at += part.count;
     place.advance(part.count, p->r, p->i);
   }

@@ -32,7 +32,7 @@ struct Params {
   index_t block, room;                      // scalars of the largest block; and of its positions, rounded up
   index_t pieces;                           // most pieces of the runs of a residue
   index_t lists, splits_w;                  // most lists of positions of a residue; and whether runs are of one tap
-  index_t acts;                             // the epilogue
+  index_t acts, smooth;                     // the epilogue
   double least, most, slope;
 };
 

@@ -24,7 +24,7 @@ struct Params {
   index_t pixels;            // positions whose products are summed before they join the others, in wgrad
   index_t chunks;            // of channels that are transposed together, or of an item of wgrad
   index_t box_d, box_h, box_w;  // targets of a box
-  index_t acts;              // the epilogue
+  index_t acts, smooth;      // the epilogue
   double least, most, slope;
 };
 

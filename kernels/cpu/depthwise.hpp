@@ -370,6 +370,13 @@ INLINE void for_lines(const Params* p, Room& room, index_t group, const scalar_t
         }
 }
 
+// The smooth activation of the targets of a block, a step apart.
+static void smooth_block(const Params* p, scalar_t* first, index_t step, index_t count, Range channels) {
+  index_t begin = min(channels.begin, p->c - LANES), length = channels.end - begin;  // the last lanes are computed anew
+  if (length == step) length *= count, count = 1;
+  for (index_t b = 0; b < count; b++) smooth_row(p->smooth, first + b * step + begin, length);
+}
+
 // The targets of a box of an image.
 template <bool dgrad>
 static void contract_box(const Params* p, Room& room, Group group, const scalar_t* from, const scalar_t* weight,
@@ -383,6 +390,7 @@ static void contract_box(const Params* p, Room& room, Group group, const scalar_
       scalar_t* first = to + line + (run.first + j * run.hop) * p->to_w;
       pixel_t ahead = room.rows.ahead(p, run, j);
       blocks.sum(p, room.rows, run, room.pixels, ahead, weight, first, count, channels);
+      if (p->smooth) smooth_block(p, first, run.hop * p->to_w, count, channels);
     }
   });
 }

@@ -27,7 +27,7 @@ struct Params {
   index_t taps;                          // of all parts together
   index_t parts;                         // of the batch, each with its partial sums, in wgrad
   index_t items;
-  index_t acts;                          // the epilogue
+  index_t acts, smooth;                  // the epilogue
   double least, most, slope;
 };
 

@@ -22,7 +22,7 @@ struct Params {
   index_t pieces, piece;     // of a row of targets that items share, and the targets of one, in whole blocks
   index_t parts;             // of the batch, each with its partial sums, in wgrad
   index_t pixels;            // positions whose products are summed before they join the others, in wgrad
-  index_t acts;              // the epilogue
+  index_t acts, smooth;      // the epilogue
   double least, most, slope;
 };
 

@@ -9,7 +9,7 @@
 
 #include <type_traits>
 
-#include "runs.hpp"
+#include "vectors.hpp"
 
 constexpr bool IS_DOUBLE = sizeof(scalar_t) == 8;
 

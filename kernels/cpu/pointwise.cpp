@@ -16,7 +16,7 @@ struct Params {
   index_t w_g, w_m, w_c;                 // of pointwise_dots
   index_t bias_g, bias_m;
   index_t parts;                         // of the positions of an image
-  index_t acts;                          // the epilogue
+  index_t acts, smooth;                  // the epilogue
   double least, most, slope;
 };
 

@@ -8,7 +8,6 @@
 
 constexpr index_t PIECE = 4096;
 
-#define LAMBDA __attribute__((always_inline))
 #define INLINE_METHOD __attribute__((always_inline)) inline
 
 template <class V>
@@ -24,11 +23,6 @@ INLINE V get(const scalar_t* from) {
 template <class V>
 INLINE void put(scalar_t* to, V v) {
   memcpy(to, &v, sizeof v);
-}
-
-template <class V>
-INLINE V all(scalar_t value) {
-  return value - V{};
 }
 
 // The `rest` last values of a run, rest in [1, LANES); the other lanes are `fill`.

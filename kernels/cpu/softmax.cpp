@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "exponential.hpp"
+#include "runs.hpp"
 
 struct Params {
   index_t a, l, b;

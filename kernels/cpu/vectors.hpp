@@ -9,6 +9,7 @@ using scalar_t = SCALAR;
 
 #define KERNEL extern "C" __attribute__((visibility("default"))) void
 #define INLINE static inline __attribute__((always_inline))
+#define LAMBDA __attribute__((always_inline))
 
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64;
@@ -39,7 +40,13 @@ INLINE vector_t load_first(const scalar_t* from, index_t count) {
 
 INLINE void store_first(scalar_t* to, vector_t v, index_t count) { memcpy(to, &v, count * sizeof(scalar_t)); }
 
-INLINE vector_t broadcast(scalar_t value) { return value - vector_t{}; }
+// A vector, or a scalar as V.
+template <class V>
+INLINE V all(scalar_t value) {
+  return value - V{};
+}
+
+INLINE vector_t broadcast(scalar_t value) { return all<vector_t>(value); }
 
 INLINE scalar_t sum_of_lanes(vector_t v) {
   scalar_t lanes[LANES];

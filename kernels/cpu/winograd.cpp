@@ -22,7 +22,7 @@ struct Params {
   index_t n, tile_n, tile_h, tile_w;        // images of all residues, and tiles of a region
   index_t parts;                            // of the filters
   index_t slice;                            // channels of filters that are transformed together
-  index_t acts;                             // the epilogue
+  index_t acts, smooth;                     // the epilogue
   double least, most, slope;
 };
 

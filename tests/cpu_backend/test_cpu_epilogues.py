@@ -10,6 +10,7 @@ from strategies import arranged
 
 import gpucnn.functional as F
 from gpucnn.backends import backend
+from gpucnn.functional.activation import FUSED
 
 LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "Winograd": ((2, 64, 15, 14), (72, 64, 3, 3), {"padding": 1}),
@@ -44,7 +45,7 @@ def test_results_have_the_bits_of_one_pass_after_the_other(name: str, order: str
     with backend("compiled"):
         sums = F.conv2d(x, w, b, **options)
         residual = arranged(20 * rng.standard_normal(sums.shape).astype(np.float32), order)
-        for activation in ("none", "relu", "leaky_relu", "relu6"):
+        for activation in FUSED:
             for beside in (None, residual, np.asfortranarray(residual)):
                 y = F.conv2d_activation(x, w, b, **options, residual=beside, activation=activation, negative_slope=0.3)
                 expected = F.bias_activation(sums, None, beside, activation, 0.3)

@@ -36,7 +36,15 @@ def relu(seed: int, items: int = 13) -> None:
     y = np.full_like(x, np.nan)
     fields = {f"{name}_{axis}": step // 4 for name in ("x", "y") for axis, step in zip("nri", x.strides, strict=True)}
     values = {**dict.fromkeys(("residual_n", "residual_r", "residual_i", "bias_r", "bias_i"), 0), **fields}
-    values |= {"n": 3, "r": 7, "i": 11, "activation": ACTIVATIONS["relu"], "negative_slope": 0, "items": items}
+    values |= {
+        "n": 3,
+        "r": 7,
+        "i": 11,
+        "activation": ACTIVATIONS["relu"],
+        "smooth": 0,
+        "negative_slope": 0,
+        "items": items,
+    }
     arrays = {"x": x, "bias": None, "residual": None, "y": y}
     launch(Kernel("bias_activation"), "float32", values, arrays, items, workspace=100 + seed % 5000)
     np.testing.assert_array_equal(y, np.maximum(x, 0))
@@ -97,7 +105,7 @@ def test_too_little_memory(several_threads: int) -> None:
     x = np.ones((1, 1, 1), np.float32)
     values = {**dict.fromkeys(("residual_n", "residual_r", "residual_i", "bias_r", "bias_i"), 0), "items": 2}
     values |= {f"{name}_{axis}": 1 for name in ("x", "y") for axis in "nri"}
-    values |= {"n": 1, "r": 1, "i": 1, "activation": 0, "negative_slope": 0}
+    values |= {"n": 1, "r": 1, "i": 1, "activation": 0, "smooth": 0, "negative_slope": 0}
     arrays = {"x": x, "bias": None, "residual": None, "y": x.copy()}
     with pytest.raises(MemoryError, match="bytes of workspace for a thread"):
         launch(Kernel("bias_activation"), "float32", values, arrays, items=2, workspace=1 << 58)

@@ -17,7 +17,16 @@ from properties import Array, Case
 from strategies import ORDERS, arranged, numbers, paddings
 from tolerances import summed
 
-from families.drawing import Purpose, bias_of, over_all_integers, rounding, sizes_of
+from families.drawing import (
+    SMOOTH,
+    Purpose,
+    bias_of,
+    over_all_integers,
+    rounding,
+    sizes_of,
+    smooth_for,
+    smooth_peer,
+)
 
 
 def drawn_layers(
@@ -74,7 +83,7 @@ def activated_convolutions(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Pu
     order = draw(st.sampled_from(ORDERS))
     residual = arranged(numbers(np.random.default_rng(2), grad.shape, layer.dtype), order, layer.batch is not None)
     residual = residual if draw(st.booleans()) else None
-    activation = draw(st.sampled_from(("none", "relu", "leaky_relu", "relu6")))
+    activation = draw(st.sampled_from(("none", "relu", "leaky_relu", "relu6", *smooth_for(purpose))))
     slope = draw(st.sampled_from((0.3, 0.0, -0.5)))
     slopes = {"relu": 0.0, "leaky_relu": slope, "relu6": 0.0}.get(activation, 1.0)
     most = 6.0 if activation == "relu6" else np.inf
@@ -85,8 +94,16 @@ def activated_convolutions(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Pu
         y = inner.expected()
         return y if residual is None else y + reference.wide(residual)
 
+    def activated() -> Array:
+        if activation in SMOOTH:
+            return reference.smooth_activation(total(), activation)
+        return np.minimum(np.where(total() > 0, total(), slopes * total()), most)
+
     def gradients() -> tuple[Array, Array, Array, Array]:
-        through = np.where(total() > 0, total() < most, slopes) * reference.wide(grad)
+        if activation in SMOOTH:
+            through = reference.smooth_activation_backward(grad, total(), activation)
+        else:
+            through = np.where(total() > 0, total() < most, slopes) * reference.wide(grad)
         gradients_of = convolution(layer, (x, w, bias, through)).expected_gradients
         return (*gradients_of(), through)
 
@@ -94,6 +111,8 @@ def activated_convolutions(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Pu
         function = getattr(torch.nn.functional, f"conv{layer.windows.rank}d")
         y = function(input, weight, bias, **layer.options)
         y = y if residual is None else y + residual
+        if activation in SMOOTH:
+            return smooth_peer(torch, activation)(y)
         return torch.clamp(y, 0, 6) if activation == "relu6" else torch.nn.functional.leaky_relu(y, slopes)
 
     return Case(
@@ -101,7 +120,7 @@ def activated_convolutions(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Pu
         {"input": x, "weight": w, "bias": bias, "residual": residual},
         {**layer.options, "activation": activation, "negative_slope": slope},
         grad,
-        lambda: np.minimum(np.where(total() > 0, total(), slopes * total()), most),
+        activated,
         gradients,
         peer,
         rank=layer.windows.rank,

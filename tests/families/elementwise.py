@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from properties import Array, Case
 from strategies import ORDERS, arranged, numbers
 
-from families.drawing import Purpose, bias_of, over_all_integers, seeds
+from families.drawing import SMOOTH, Purpose, bias_of, over_all_integers, seeds, smooth_for, smooth_peer
 
 MODES = ("constant", "reflect", "replicate", "circular", "symmetric")
 
@@ -81,7 +81,7 @@ def bias_activations(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose)
     bias = bias_of(draw, numbers(rng, shape[1:2], dtype)) if draw(st.booleans()) else None
     residual = other if draw(st.booleans()) else None
     activation, negative_slope = (
-        draw(st.sampled_from(("none", "relu", "leaky_relu"))),
+        draw(st.sampled_from(("none", "relu", "leaky_relu", *smooth_for(purpose)))),
         draw(st.sampled_from((0.3, 0.0, -0.5))),
     )
     slope = {"relu": 0.0, "leaky_relu": negative_slope}.get(activation, 1.0)
@@ -89,20 +89,29 @@ def bias_activations(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose)
     for term in (None if bias is None else reference.per_channel(bias, x.ndim), residual):
         total = total if term is None else total + reference.wide(term)
 
+    def activated() -> Array:
+        if activation in SMOOTH:
+            return reference.smooth_activation(total, activation)
+        return np.where(total > 0, total, slope * total)
+
     def gradients() -> Any:
-        through = np.where(total > 0, 1, slope) * reference.wide(grad)
+        if activation in SMOOTH:
+            through = reference.smooth_activation_backward(grad, total, activation)
+        else:
+            through = np.where(total > 0, 1, slope) * reference.wide(grad)
         return through, reference.sum_per_channel(through), through
 
     def peer(torch: Any, input: Any, bias: Any, residual: Any, **options: Any) -> Any:
         y = input if bias is None else input + bias.reshape(-1, *[1] * (x.ndim - 2))
-        return torch.nn.functional.leaky_relu(y if residual is None else y + residual, slope)
+        y = y if residual is None else y + residual
+        return smooth_peer(torch, activation)(y) if activation in SMOOTH else torch.nn.functional.leaky_relu(y, slope)
 
     return Case(
         "bias_activation",
         {"input": x, "bias": bias, "residual": residual},
         {"activation": activation, "negative_slope": negative_slope},
         grad,
-        lambda: np.where(total > 0, total, slope * total),
+        activated,
         gradients,
         peer,
         rank=len(shape) - 2 or None,

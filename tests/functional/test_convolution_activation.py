@@ -13,7 +13,10 @@ from strategies import FLOATS, ORDERS, arranged, numbers
 
 import gpucnn.functional as F
 
-ACTIVATIONS = ("none", "relu", "leaky_relu", "relu6")
+ACTIVATIONS = (
+    *("none", "relu", "leaky_relu", "relu6"),
+    *("sigmoid", "hard_sigmoid", "silu", "hard_swish", "gelu", "gelu_tanh"),
+)
 
 
 @examples(400)

@@ -245,7 +245,7 @@ def test_an_epilogue_has_the_bits_of_a_pass_of_its_own(case: str, name: str, ord
         with gpucnn.precision(precision), gpucnn.algorithm("implicit_gemm"):
             y = convolve(*given, **options)
             residual = None if order is None else simulator.asarray(arranged(numbers(rng, y.shape, dtype), order))
-            for activation in ("relu", "relu6", "leaky_relu", "none"):
+            for activation in ("relu", "relu6", "leaky_relu", "none", "hard_swish", "gelu"):
                 expected = F.bias_activation(y, None, residual, activation)
                 result = finish(*given, **options, residual=residual, activation=activation)
                 assert simulator.asnumpy(result).tobytes() == simulator.asnumpy(expected).tobytes()

@@ -210,3 +210,38 @@ def test_a_forward_of_ones_own_is_called() -> None:
         assert len(seen) == 1
         del vars(model[place])["forward"]
     assert _fusion.through([], x) is x
+
+
+SMOOTH: list[tuple[Callable[[], Any], str]] = [
+    *((nn.Sigmoid, "sigmoid"), (nn.Hardsigmoid, "hard_sigmoid"), (nn.SiLU, "silu"), (nn.Hardswish, "hard_swish")),
+    *((nn.GELU, "gelu"), (lambda: nn.GELU("tanh"), "gelu_tanh")),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("activation", "kind"), SMOOTH)
+def test_smooth_activations_are_those_of_a_convolution_where_no_backward_follows(
+    backend: ArrayBackend, activation: Callable[[], Any], kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.fused(nn.Sequential(nn.Conv2d(4, 6, 3, rng=0), nn.BatchNorm2d(6), activation(), nn.Conv2d(6, 5, 1)))
+    model.map_arrays(lambda array: backend.asarray(array.astype(dtype)))
+    x, asked = backend.asarray(drawn((2, 4, 9, 8), dtype)), []
+    finished = nn.Conv2d.finished
+
+    def noting(layer: Any, x: Array, **finish: Any) -> Array:
+        asked.append(finish)
+        return finished(layer, x, **finish)
+
+    monkeypatch.setattr(nn.Conv2d, "finished", noting)
+    y = model(x)
+    assert not asked
+    assert model.backward(y) is not None  # whose activation kept what it needs
+    with nn.inference():
+        joined = model(x)
+    assert asked == [{"activation": kind}]
+    first, second = backend.asnumpy(y), backend.asnumpy(joined)
+    if backend.name == "simulator":  # the module's function is CuPy's
+        unit = 2.0**-10 if dtype == "float16" else 2.0**-23
+        np.testing.assert_allclose(first.astype(float), second.astype(float), rtol=0, atol=8 * unit * abs(first).max())
+    else:
+        np.testing.assert_array_equal(first, second, strict=True)

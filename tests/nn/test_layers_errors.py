@@ -202,6 +202,7 @@ test_what_is_no_array_is_refused_by_name = refuses(
             ("Flatten", nn.Flatten()),
             ("sigmoid", nn.Sigmoid()),
             ("gelu", nn.GELU()),
+            ("SiLU", nn.SiLU()),
         )
     ),
     (

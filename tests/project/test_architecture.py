@@ -93,7 +93,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.samples": {"gpucnn.geometry", "numpy"},
     "gpucnn.backends.numpy": {
         "gpucnn.backends.base", "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.backends.listening",
-        "gpucnn.backends.numpy", "gpucnn.backends.optimization", "gpucnn.backends.samples", "gpucnn.geometry", "numpy",
+        "gpucnn.backends.numpy", "gpucnn.backends.optimization", "gpucnn.backends.samples", "gpucnn.backends.smooth",
+        "gpucnn.geometry", "numpy",
     },
     "gpucnn.backends.numpy.convolution": {
         "gpucnn.backends.dtypes", "gpucnn.backends.numpy", "gpucnn.geometry", "gpucnn.numerics",
@@ -101,7 +102,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.numpy.threads": {"gpucnn.geometry", "threadpoolctl"},
     "gpucnn.backends.cpu": {
         "gpucnn.backends.base", "gpucnn.backends.cpu", "gpucnn.backends.dtypes", "gpucnn.backends.layout",
-        "gpucnn.backends.listening", "gpucnn.backends.normal", "gpucnn.backends.numpy",
+        "gpucnn.backends.listening", "gpucnn.backends.numpy",
         "gpucnn.backends.optimization", "gpucnn.backends.replaying", "gpucnn.backends.samples", "gpucnn.compilation",
         "gpucnn.geometry", "gpucnn.numerics", "gpucnn.paths", "numpy",
     },

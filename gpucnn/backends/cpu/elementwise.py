@@ -104,6 +104,7 @@ def bias_activation(x: Array, bias: Array | None, y: Array, epilogue: Epilogue) 
         **rows,
         **{"bias_r": 0, "bias_i": 0, **strides("bias", bias, bias_axis)},
         **_activation(epilogue),
+        "smooth": epilogue.smooth,
         "items": items,
     }
     arrays = {"x": x, "bias": bias, "residual": epilogue.residual, "y": y}
@@ -185,7 +186,8 @@ def _divisor(number: int, most: int) -> int:
 
 
 def _activation(epilogue: Epilogue) -> dict[str, Value]:
-    return {"activation": ACTIVATIONS[epilogue.activation], "negative_slope": epilogue.negative_slope}
+    """The fields of all activations but smooth ones."""
+    return {"activation": ACTIVATIONS.get(epilogue.activation, 0), "negative_slope": epilogue.negative_slope}
 
 
 def work_items(elements: int) -> int:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from math import prod
 
 import numpy as np
 
+from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cpu.elementwise import work_items
 from gpucnn.backends.cpu.library import Kernel, Launch, addressable, vector_bytes
 from gpucnn.backends.dtypes import accumulator, name_of
 from gpucnn.backends.layout import outermost_first
-from gpucnn.backends.normal import COEFFICIENTS
 from gpucnn.backends.numpy import pool
 from gpucnn.backends.numpy.memory import Array
 
@@ -19,7 +19,6 @@ from gpucnn.backends.numpy.memory import Array
 _ROWS = Kernel("softmax", "softmax_rows"), Kernel("softmax", "softmax_rows_backward")
 _LANES = Kernel("softmax", "softmax_lanes"), Kernel("softmax", "softmax_lanes_backward")
 _ACTIVATION = Kernel("smooth_activation")
-KINDS = {"sigmoid": 0, "gelu": 1, "gelu_tanh": 2}
 
 STRIP_VALUES = 1 << 14  # of an item with lanes, which stay in the second cache
 MIN_STRIP = 64  # lanes
@@ -61,7 +60,7 @@ def smooth_activation_backward(grad_y: Array, x: Array, kind: str) -> Array:
 
 def _activation(grad_y: Array | None, x: Array, kind: str) -> Array:
     y, dtype = pool.empty(x.shape, x.dtype), name_of(x.dtype)
-    _activation_launch(x.size, dtype, kind)(grad_y=grad_y, x=x, coefficients=_coefficients(dtype), y=y)
+    _activation_launch(x.size, dtype, kind)(grad_y=grad_y, x=x, y=y)
     return y
 
 
@@ -102,10 +101,4 @@ def _softmax_launch(shape: tuple[int, ...], dtype: str, axis: int, is_log: bool,
 @lru_cache(maxsize=1024)
 def _activation_launch(count: int, dtype: str, kind: str) -> Launch:
     items = work_items(4 * count)
-    values = {"count": count, "kind": KINDS[kind], "terms": len(COEFFICIENTS[dtype]), "items": items}
-    return Launch(_ACTIVATION, dtype, values, items)
-
-
-@cache
-def _coefficients(dtype: str) -> Array:
-    return np.array(COEFFICIENTS[dtype], dtype)
+    return Launch(_ACTIVATION, dtype, {"count": count, "kind": Epilogue.SMOOTH[kind], "items": items}, items)

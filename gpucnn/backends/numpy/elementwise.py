@@ -10,6 +10,7 @@ import numpy as np
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy.memory import Array
+from gpucnn.backends.smooth import smooth_activation
 
 
 def masked(values: Array, mask: Array, y: Array) -> None:
@@ -62,6 +63,8 @@ def activate(y: Array, epilogue: Epilogue) -> None:
         np.multiply(y, epilogue.negative_slope, out=y, where=~(y > 0))
     elif epilogue.activation == "relu6":
         np.minimum(np.maximum(y, 0, out=y), 6, out=y)
+    elif epilogue.smooth:
+        y[...] = smooth_activation(np, y, epilogue.activation)
 
 
 def activation_backward(grad_y: Array, signs: Array, grad_x: Array, epilogue: Epilogue) -> None:

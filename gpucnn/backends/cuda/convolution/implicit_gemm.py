@@ -368,8 +368,8 @@ def _forward_work(
     fields: Fields = {"is_dgrad": 0, "is_backwards": 0}
     for name, axis in zip(SPACE, geometry.axes, strict=True):
         fields |= axis_fields(name, axis) | _positions(name, axis.out)
-    work = _gemm_work(x, w, bias, y, fields, extents(geometry), numbers, not_finite)
-    epilogue: Fields = {"activation": activation[0], "negative_slope": activation[1]}
+    work = _gemm_work(x, w, bias, y, fields, extents(geometry), numbers, not_finite, activation.smooth)
+    epilogue = activation.fields
     if residual is not None:
         epilogue |= {"has_residual": 1, "vector": gcd(work.fields["vector"], residual.alignment // y.itemsize)}
     return work._replace(fields=work.fields | epilogue)
@@ -422,6 +422,7 @@ def _gemm_work(
     reach: tuple[int, ...],
     numbers: Numbers,
     not_finite: Layout | None = None,
+    smooth: int = 0,
 ) -> Work:
     (n, groups, depth, *_), fold = x.shape, prod(axes[f"fold_{name}"] for name in SPACE)
     rows = y.shape[1] // groups * fold
@@ -446,7 +447,7 @@ def _gemm_work(
         blocks=groups * residues * tiles_m * tiles_n,
         block=32 * chosen.warps,
         extents=(*reach, positions + chosen.columns, (groups * rows + chosen.rows) * prod(w.shape[1:])),
-        constants=(*chosen.constants, ("TERMS", numbers.terms), ("BIAS", numbers.bias)),
+        constants=(*chosen.constants, ("TERMS", numbers.terms), ("BIAS", numbers.bias), ("SMOOTH", smooth)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import gcd
+from typing import NamedTuple
 
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda.convolution.fields import bias_dtype
@@ -11,7 +12,7 @@ from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.elementwise.tiles import BiasSums, bias_chunk, bias_sums
-from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch, layout, strides
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides
 from gpucnn.backends.cuda.launch.shared_memory import skewed
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import is_dense
@@ -32,12 +33,23 @@ def bias_activation(runtime: Runtime, x: Array, bias: Array | None, y: Array, ep
     launch(runtime, FORWARD, x.dtype, arrays, _forward_work, **facts)
 
 
-Activation = tuple[int, float]  # its number in the kernels, and the slope
+class Activation(NamedTuple):
+    """An activation as kernels know it: its number, or that of a smooth one, which each build is made for."""
+
+    number: int
+    slope: float
+    smooth: int
+
+    @property
+    def fields(self) -> Fields:
+        """Those of a kernel's parameters."""
+        return {"activation": self.number, "negative_slope": self.slope}
 
 
 def activation_of(epilogue: Epilogue) -> Activation:
-    """The number of an activation in the kernels, and its slope."""
-    return ACTIVATIONS[epilogue.activation], float(epilogue.negative_slope)
+    """The activation of an epilogue."""
+    name = epilogue.activation
+    return Activation(ACTIVATIONS.get(name, 0), float(epilogue.negative_slope), epilogue.smooth)
 
 
 def _forward_work(
@@ -55,13 +67,13 @@ def _forward_work(
     fields = {
         **{"count": x.size, "c": c, "run": run, "chunk": chunk, "slots": slots},
         **strides("bias", ("c",), bias),
-        **{"activation": activation[0], "negative_slope": activation[1]},
+        **activation.fields,
     }
     return Work(
         fields,
         blocks=-(-x.size // chunk),
         extents=(x.size + 2 * chunk,),
-        constants=(("PACK", width), ("BIAS", biases)),
+        constants=(("PACK", width), ("BIAS", biases), ("SMOOTH", activation.smooth)),
         shared_bytes=(skewed(slots, sum_bytes) + 1) * sum_bytes,
     )
 
@@ -105,7 +117,7 @@ def _backward_work(grad_y: Layout, sums: BiasSums, run: int, activation: Activat
     fields = {
         **{"c": c, "run": run, "rows": n * p // run},
         **{name: getattr(sums, name) for name in ("piece", "pieces", "segments", "splits", "lanes", "teams")},
-        **{"activation": activation[0], "negative_slope": activation[1]},
+        **activation.fields,
     }
     reach = (sums.splits * sums.segments + 256, grad_y.size + 256 * sums.pack * 4)
     return Work(fields, blocks=sums.splits * sums.groups, extents=reach, constants=(("PACK", sums.pack),))

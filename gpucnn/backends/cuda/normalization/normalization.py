@@ -262,7 +262,7 @@ def _elementwise(x: Layout, mean: Layout, held: int, **arrays: Layout | None) ->
 def _finished(work: Work, residual: Layout | None, activation: Activation) -> Work:
     """A launch that adds a residual, in a separate program, and applies an activation."""
     return work._replace(
-        fields=work.fields | {"activation": activation[0], "negative_slope": activation[1]},
+        fields=work.fields | activation.fields,
         constants=(*work.constants, ("RESIDUAL", int(residual is not None))),
     )
 
