@@ -373,6 +373,24 @@ def test_parameters_may_be_arrays_of_dask(da: Any) -> None:
     expect_same(da, F.conv2d(**lazy), F.conv2d(**arguments))
 
 
+PARAMETERS_GRADIENTS: dict[str, Callable[[Any, Any], Any]] = {
+    "conv1d_weight": lambda x, grad: (F.conv1d_weight(x, (4, 4, 1), grad),),
+    "conv1d": lambda x, grad: F.conv1d_backward(grad, x, np.ones((4, 4, 1), x.dtype), np.ones(4, x.dtype))[1:],
+    "bias_activation": lambda x, grad: F.bias_activation_backward(grad, x, np.ones(4, x.dtype))[1:2],
+    "layer_norm": lambda x, grad: F.layer_norm_backward(grad, x, 6, *np.ones((2, 6), x.dtype))[1:],
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS_GRADIENTS)
+def test_16_bit_sums_over_chunks_are_rounded_once(da: Any, name: str) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.standard_normal((64, 4, 6)).astype(np.float16) for _ in range(2)]
+    expected = PARAMETERS_GRADIENTS[name](*images)
+    found = PARAMETERS_GRADIENTS[name](*(da.from_array(image, chunks=(1, 4, 6)) for image in images))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.compute(), other)
+
+
 def test_a_network_in_evaluation_is_a_graph_of_its_layers(da: Any) -> None:
     rng = np.random.default_rng(0)
     layers = nn.Conv2d(3, 4, 3, rng=rng), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 5, rng=rng)
