@@ -117,6 +117,11 @@ def workspace_limit(nbytes: int) -> Iterator[None]:
         yield
 
 
+def in_force(chosen: Choices) -> AbstractContextManager[None]:
+    """Within the block, let the choices be those that were in force elsewhere."""
+    return _choosing(**chosen._asdict())
+
+
 def picking(picks: Picks) -> AbstractContextManager[None]:
     """Within the block, let convolutions on a GPU use `picks` where no algorithm is requested."""
     return _choosing(picks=picks)

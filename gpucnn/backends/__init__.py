@@ -72,6 +72,12 @@ def backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
+def chosen() -> str | None:
+    """The name of the CPU backend of the open `backend` block, None outside of any."""
+    backend = _chosen.get()
+    return None if backend is None else backend.name
+
+
 def _cpu_backend() -> Backend:
     """The backend of NumPy arrays: that of the open `backend` block, else the process's."""
     return _chosen.get() or _cpu_backend_of_process()

@@ -12,8 +12,9 @@ import numpy as np
 from dask.base import tokenize
 
 import gpucnn.functional as F
-from gpucnn.backends import backend_of
+from gpucnn.backends import backend_of, chosen
 from gpucnn.dask._tiles import Source, Tiles, in_one_chunk, parameter
+from gpucnn.numerics import choices
 
 Array = Any
 
@@ -81,7 +82,7 @@ class DaskCall:
 
     def tiles(self) -> Tiles:
         """The graph of the results, named by all that they depend on."""
-        return Tiles(self.op, tokenize(self.op, self.images, self.parameters, self.options))
+        return Tiles(self.op, tokenize(self.op, self.images, self.parameters, self.options, chosen(), choices()))
 
     def sources(self) -> dict[str, Source]:
         """The parameters, by name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, product
@@ -15,7 +16,8 @@ import dask.array as da
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from gpucnn.backends import backend_of
+from gpucnn.backends import backend, backend_of, chosen
+from gpucnn.numerics import Choices, choices, in_force
 
 Array = Any
 Key = Any
@@ -52,6 +54,13 @@ class Source(NamedTuple):
     spans: tuple[Spans, ...]
 
 
+class Settings(NamedTuple):
+    """What is chosen where a graph is built, and holds for its tasks wherever they run."""
+
+    cpu_backend: str | None
+    choices: Choices
+
+
 class Result(NamedTuple):
     """The key of a task's result in the same graph, by the task's index, as an argument of another task."""
 
@@ -78,6 +87,7 @@ class Tiles:
 
     op: str
     token: str
+    settings: Settings = field(default_factory=lambda: Settings(chosen(), choices()))
     tasks: dict[Key, Any] = field(default_factory=dict)
     arrays: list[Array] = field(default_factory=list)
 
@@ -106,7 +116,10 @@ class Tiles:
                 keys, counts = self._pieces(source, index)
                 pieces += keys
                 layout.append((argument, counts))
-            self.tasks[name, *index] = (partial(_run, function, tuple(layout), dict(options(index))), *pieces)
+            self.tasks[name, *index] = (
+                partial(_run, self.settings, function, tuple(layout), dict(options(index))),
+                *pieces,
+            )
         return lambda index: (name, *index)
 
     def _pieces(self, source: Source | Result, index: Index) -> tuple[list[Key], tuple[int, ...]]:
@@ -185,6 +198,7 @@ def _chunks_within(sizes: Sequence[int], start: int, stop: int) -> list[tuple[in
 
 
 def _run(
+    settings: Settings,
     function: Callable[..., Any],
     layout: tuple[tuple[str, tuple[int, ...]], ...],
     options: Mapping[str, Any],
@@ -196,7 +210,8 @@ def _run(
         number = math.prod(counts)
         arrays[argument] = _joined(pieces[first : first + number], counts)
         first += number
-    return function(**arrays, **options)
+    with in_force(settings.choices), backend(settings.cpu_backend) if settings.cpu_backend else nullcontext():
+        return function(**arrays, **options)
 
 
 def _joined(pieces: Sequence[Array], counts: tuple[int, ...]) -> Array:
@@ -210,9 +225,10 @@ def _joined(pieces: Sequence[Array], counts: tuple[int, ...]) -> Array:
         [0, *accumulate(by_place[*origin[:axis], number, *origin[axis + 1 :]].shape[axis] for number in range(count))]
         for axis, count in enumerate(counts)
     ]
-    backend, first = backend_of(pieces[0]), pieces[0]
+    first = pieces[0]
+    primitives = backend_of(first)
     shape = tuple(ends[-1] for ends in starts)
-    like = backend.empty_like if first.ndim > 2 else backend.empty
+    like = primitives.empty_like if first.ndim > 2 else primitives.empty
     result = like(shape, first.dtype, first)
     for place, piece in by_place.items():
         result[tuple(slice(ends[at], ends[at + 1]) for ends, at in zip(starts, place, strict=True))] = piece

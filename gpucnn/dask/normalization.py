@@ -14,8 +14,9 @@ from math import prod
 from typing import Any
 
 from gpucnn.backends import backend_of
+from gpucnn.backends.dtypes import accumulator
 from gpucnn.dask._calls import DaskCall
-from gpucnn.dask._tiles import Index, Key, Result, Source, Spans, parameter, sizes_of, spans_of, whole
+from gpucnn.dask._tiles import Index, Key, Result, Source, Spans, in_one_chunk, parameter, sizes_of, spans_of, whole
 from gpucnn.dask.rows import kept_norm, kept_norm_backward
 from gpucnn.functional._norm_call import BATCH, ROW, NormCall
 from gpucnn.geometry import NormGeometry
@@ -62,7 +63,7 @@ class Norm:
         self.tiles = self.call.tiles()
         self.count = prod(x.shape[axis] for axis in range(x.ndim) if axis != 1 and (axis or self.view.is_of_batch))
         self.count *= x.shape[1] // self.view.groups
-        if self.count == 1:
+        if self.count * (1 if self.view.is_of_batch else x.shape[0]) == 1:
             raise ValueError(f"{self.call.op}: input has shape {x.shape}, expected more than one value for each mean")
 
     @property
@@ -109,14 +110,23 @@ class Norm:
 
 def _batch_norm(op: str, given: Given) -> Any:
     if given["training"] is False:
-        return kept_norm(op, given)
+        return _by_running_statistics(op, given)
     return _forward(op, given, lambda x: View(op, x.shape[1], BATCH))
 
 
 def _instance_norm(op: str, given: Given) -> Any:
     if given["use_input_stats"] is False:
-        return kept_norm(op, given)
+        return _by_running_statistics(op, given)
     return _forward(op, given, lambda x: View(op, x.shape[1], ROW))
+
+
+def _by_running_statistics(op: str, given: Given) -> Any:
+    y = kept_norm(op, given | {"return_statistics": False})
+    if not given["return_statistics"]:
+        return y
+    wide = accumulator(y.dtype)
+    mean, var = (in_one_chunk(given[name]).astype(wide) for name in ("running_mean", "running_var"))
+    return y, mean, var.map_blocks(_reciprocal, given["eps"], dtype=wide, meta=var._meta)
 
 
 def _group_norm(op: str, given: Given) -> Any:
@@ -221,6 +231,9 @@ def _moments_of(view: View, input: Array) -> Moments:
     call = NormCall(view.op.removesuffix("_backward"), input, eps=1.0)
     geometry = NormGeometry(view.shape(input), view.axes)
     mean, var, rstd = call.new_statistics(geometry)
+    if not geometry.count:
+        mean[...] = var[...] = 0
+        return 0, mean, var
     call.backend.norm_statistics(input.reshape(geometry.shape), mean, var, rstd, geometry, 1.0)
     return geometry.count, mean, var * geometry.count
 
@@ -230,8 +243,8 @@ def _combined(parts: Sequence[Moments]) -> Moments:
     count, mean, squares = parts[0]
     for more, other, others in parts[1:]:
         total, delta = count + more, other - mean
-        mean = mean + delta * (more / total)
-        squares = squares + others + delta * delta * (count * more / total)
+        mean = mean + delta * (more / max(total, 1))
+        squares = squares + others + delta * delta * (count * more / max(total, 1))
         count = total
     return count, mean, squares
 
@@ -250,14 +263,18 @@ def _applied(
     finish = residual, activation, negative_slope
     call = NormCall(view.op, input, eps=eps, finish=finish, weight=weight, bias=bias)
     count, mean, squares = moments
-    y: Array = call.result(call.applied(view.shape(input), mean, squares / count))
+    y: Array = call.result(call.applied(view.shape(input), mean, squares / max(count, 1)))
     return y
 
 
 def _statistic_of(eps: float, item: int, is_of_batch: bool, moments: Moments) -> Array:
     count, mean, squares = moments
-    value = mean if item == 0 else 1 / backend_of(mean).xp.sqrt(squares / count + eps)
+    value = mean if item == 0 else _reciprocal(squares / max(count, 1), eps)
     return value.reshape(value.shape[1:2] if is_of_batch else value.shape[:2])
+
+
+def _reciprocal(var: Array, eps: float) -> Array:
+    return 1 / backend_of(var).xp.sqrt(var + eps)
 
 
 def _normalized(
@@ -280,7 +297,7 @@ def _normalized(
     shape = view.shape(input)
     if moments is not None:
         count, centre, squares = moments
-        scale = call.reciprocal(squares / count)
+        scale = call.reciprocal(squares / max(count, 1))
     else:
         kept = tuple(1 if axis in view.axes else size for axis, size in enumerate(shape))
         centre, scale = (call.promoted(array).reshape(kept) for array in (mean, rstd))

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from sample import examples
 from tolerances import assert_close
 
+import gpucnn
 import gpucnn.functional as F
+from gpucnn import backends, nn, numerics
 from gpucnn.backends import backend_of
 
 Array = np.ndarray[Any, Any]
@@ -115,11 +117,32 @@ def test_norms_by_running_statistics(da: Any, name: str) -> None:
     option = "training" if "batch" in name else "use_input_stats"
     arguments = fresh(name) | {option: False}
     arguments = {key: value for key, value in arguments.items() if key not in ("mean", "rstd")}
+    if not name.endswith("_backward"):
+        arguments["return_statistics"] = True
     expect_same(da, called(da, name, arguments, pieces_of), getattr(F, name)(**arguments))
 
 
 def pieces_of(shape: tuple[int, ...]) -> Chunks:
     return tuple(map(pieces, shape))
+
+
+@pytest.mark.parametrize(
+    "name", ["conv2d", "conv2d_backward", "max_pool2d", "relu", "batch_norm", "group_norm_backward"]
+)
+def test_batches_without_images(da: Any, name: str) -> None:
+    arguments = {
+        key: value[:0] if isinstance(value, np.ndarray) and key not in PARAMETERS and value.ndim > 1 else value
+        for key, value in of_dask(name).items()
+    }
+    found, expected = called(da, name, arguments, CHUNKINGS["one chunk"]), getattr(F, name)(**arguments)
+    expect_same(da, found, expected)
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "instance_norm", "group_norm"])
+def test_one_value_has_no_variance(da: Any, name: str) -> None:
+    extra = {"batch_norm": (None, None, None, None, True), "instance_norm": (), "group_norm": (2,)}[name]
+    with pytest.raises(ValueError, match=rf"{name}: input has shape .*, expected more than one value"):
+        getattr(F, name)(da.ones((1, 2, 1), chunks=1), *extra)
 
 
 @pytest.mark.parametrize("name", ["batch_norm", "instance_norm", "group_norm"])
@@ -321,10 +344,60 @@ def test_equal_calls_have_equal_names_and_others_have_not(da: Any) -> None:
     assert len({F.conv1d(x, w).name, F.conv1d(x, 2 * w).name, F.conv1d(x, w, stride=2).name}) == 3
 
 
+def test_tasks_compute_as_chosen_where_the_graph_is_built(da: Any) -> None:
+    x, w = da.zeros((1, 1, 12), chunks=(1, 1, 4), dtype=np.float32), np.ones((1, 1, 3), np.float32)
+    with gpucnn.backend("numpy"), gpucnn.algorithm("winograd"), pytest.raises(ValueError, match="winograd"):
+        F.conv1d(x, w)
+    _tiles = import_module("gpucnn.dask._tiles")
+    seen = []
+
+    def noted(input: Array) -> Array:
+        seen.append((numerics.choices(), backends.chosen()))
+        return input
+
+    with gpucnn.backend("numpy"), gpucnn.algorithm("direct"):
+        tiles = _tiles.Tiles("noted", "1")
+        expected = numerics.choices(), backends.chosen()
+    source = _tiles.Source(x, tuple(map(_tiles.spans_of, x.chunks)))
+    key = tiles.compute("image", noted, (1, 1, 3), {"input": source})
+    tiles.result("image", key, x.chunks, x._meta).compute(scheduler="threads")
+    assert seen == [expected] * 3
+    with gpucnn.algorithm("direct"):
+        direct = F.conv1d(x, w)
+    assert direct.name != F.conv1d(x, w).name
+
+
 def test_parameters_may_be_arrays_of_dask(da: Any) -> None:
     arguments = fresh("conv2d")
     lazy = {key: da.from_array(v, chunks=1) if key in PARAMETERS else v for key, v in arguments.items()}
     expect_same(da, F.conv2d(**lazy), F.conv2d(**arguments))
+
+
+PARAMETERS_GRADIENTS: dict[str, Callable[[Any, Any], Any]] = {
+    "conv1d_weight": lambda x, grad: (F.conv1d_weight(x, (4, 4, 1), grad),),
+    "conv1d": lambda x, grad: F.conv1d_backward(grad, x, np.ones((4, 4, 1), x.dtype), np.ones(4, x.dtype))[1:],
+    "bias_activation": lambda x, grad: F.bias_activation_backward(grad, x, np.ones(4, x.dtype))[1:2],
+    "layer_norm": lambda x, grad: F.layer_norm_backward(grad, x, 6, *np.ones((2, 6), x.dtype))[1:],
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS_GRADIENTS)
+def test_16_bit_sums_over_chunks_are_rounded_once(da: Any, name: str) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.standard_normal((64, 4, 6)).astype(np.float16) for _ in range(2)]
+    expected = PARAMETERS_GRADIENTS[name](*images)
+    found = PARAMETERS_GRADIENTS[name](*(da.from_array(image, chunks=(1, 4, 6)) for image in images))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.compute(), other)
+
+
+def test_a_network_in_evaluation_is_a_graph_of_its_layers(da: Any) -> None:
+    rng = np.random.default_rng(0)
+    layers = nn.Conv2d(3, 4, 3, rng=rng), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 5, rng=rng)
+    model = nn.Sequential(*layers)
+    model.eval()
+    x = rng.standard_normal((2, 3, 20, 24)).astype(np.float32)
+    expect_same(da, model(da.from_array(x, chunks=(1, 3, 7, 9))), model(x))
 
 
 def test_sums_over_chunks_repeat_bit_for_bit(da: Any) -> None:
