@@ -14,7 +14,6 @@ from gpucnn.geometry.arguments import boolean
 __all__ = ["batch_norm", "batch_norm_backward", "instance_norm", "instance_norm_backward"]
 
 
-@deferring
 def batch_norm(
     input: Array,
     running_mean: Array | None,
@@ -94,7 +93,7 @@ def batch_norm(
     array([[-1., -1.],
            [ 1.,  1.]])
     """
-    normalise = _batch_norm if training is not False else _kept_batch_norm
+    normalise = _own_batch_norm if training is not False else _kept_batch_norm
     parameters = (input, running_mean, running_var, weight, bias, training, momentum, eps)
     return normalise(
         *parameters,
@@ -148,6 +147,7 @@ def _batch_norm(
     return call.result((y, *(array.reshape(-1) for array in statistics)) if gives_statistics else y)
 
 
+_own_batch_norm = deferring(_batch_norm)
 _kept_batch_norm = replayed(_batch_norm)  # in training the running statistics move, by no launch
 
 
