@@ -22,6 +22,7 @@ from gpucnn.nn.scaling import *
 from gpucnn.nn.schedules import *
 from gpucnn.nn.sliding import *
 from gpucnn.nn.summary import *
+from gpucnn.nn.tiling import *
 from gpucnn.nn.training import *
 from gpucnn.nn.transfer import *
 

@@ -1,4 +1,4 @@
-"""Progress of `fit`: a bar in a terminal, lines elsewhere, or nothing."""
+"""Progress of `fit` and `tiled`: a bar in a terminal, lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -30,11 +30,16 @@ class Display:
 
     def advance(self, epoch: int, batch: int, length: int | None, measures: Callable[[], str]) -> None:
         """One more batch is done: the `batch`-th of `length`, if that is known, in epoch `epoch`, from 0."""
+        left = None if length is None else length * (self.epochs - epoch) - batch
+        of = "" if length is None else f"/{length}"
+        self.step(left, lambda: f"epoch {epoch + 1}/{self.epochs}, batch {batch}{of}: {measures()}")
+
+    def step(self, left: int | None, text: Callable[[], str]) -> None:
+        """One more part of the work is done, and so many are left, if that is known; `text` says where it is."""
         self.done += 1
-        self.left = None if length is None else length * (self.epochs - epoch) - batch
+        self.left = left
         if time.perf_counter() - self.shown >= self.interval:
-            of = "" if length is None else f"/{length}"
-            self.update(f"epoch {epoch + 1}/{self.epochs}, batch {batch}{of}: {measures()}")
+            self.update(text())
             self.shown = time.perf_counter()
 
     def update(self, text: str) -> None:

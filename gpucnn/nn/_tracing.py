@@ -69,6 +69,39 @@ class Traced(np.ndarray):
         return self.tracer.computed(np.sum, (self, *arguments), options)
 
 
+class Sketch(np.lib.mixins.NDArrayOperatorsMixin):
+    """Shape and dtype of an array of a watched run that computes nothing; its tracer records what is made of it.
+
+    Attributes
+    ----------
+    tracer : object
+        It has ``computed(function, arguments, options)``.
+    number : int
+        Place among the tracer's arrays.
+    """
+
+    def __init__(self, tracer: Any, number: int, shape: tuple[int, ...], dtype: Any) -> None:
+        self.tracer, self.number = tracer, number
+        self.shape, self.dtype, self.ndim = shape, np.dtype(dtype), len(shape)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        return self.tracer.computed(getattr(ufunc, method) if method != "__call__" else ufunc, inputs, options)
+
+    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
+        return self.tracer.computed(function, arguments, options)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.tracer.computed(operator.getitem, (self, key), {})
+
+
+def is_watched(*arrays: Any) -> bool:
+    """Whether a tracer computes what is made of one of the arrays."""
+    return not _WATCHED.isdisjoint(map(type, arrays))
+
+
+_WATCHED = {Traced, Sketch}
+
+
 def _tracer(values: Any) -> Any:
     """The tracer of the first traced array among values, which may be lists of them."""
     for value in values:
