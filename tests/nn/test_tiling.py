@@ -184,6 +184,21 @@ def test_equals_the_whole_on_the_backend(backend: ArrayBackend) -> None:
     np.testing.assert_array_equal(backend.asnumpy(by_tiles(model, backend.asarray(x), tile=4)), wanted)
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_averages_at_the_end_divide_as_those_of_the_whole(counted: bool) -> None:
+    """The last window of a pool that rounds up reaches over the padding: that part does not count, padding may."""
+    divisors = set()
+    for size in range(4, 12):
+        x = integers(np.random.default_rng(size), 1, 1, size, size + 1)
+        for window in ((3, 2, 1), (4, 3, 1), (5, 4, 2), (2, 2, 0)):
+            pool = nn.AvgPool2d(*window, ceil_mode=True, count_include_pad=counted)
+            wanted = whole(pool, x)
+            divisors.add(float(whole(pool, np.ones_like(x))[0, 0, -1, -1]))
+            for tile in (1, 2):
+                np.testing.assert_array_equal(by_tiles(pool, x, tile=tile), wanted)
+    assert (len(divisors) > 2) == counted
+
+
 # --- Drawn networks -----------------------------------------------------------------------------------------------
 
 
