@@ -21,7 +21,21 @@ from gpucnn.geometry.sizes import pool_axes, transposed_axes, window_axes
 from gpucnn.nn._fusion import through
 from gpucnn.nn._joining import added, concatenated
 from gpucnn.nn._tracing import Sketch
-from gpucnn.nn.activation import GELU, Dropout, Flatten, Identity, LeakyReLU, ReLU, ReLU6, Sigmoid, Softmax, Tanh
+from gpucnn.nn.activation import (
+    GELU,
+    Dropout,
+    Flatten,
+    Hardsigmoid,
+    Hardswish,
+    Identity,
+    LeakyReLU,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+)
 from gpucnn.nn.convolution import ConvNd, ConvTransposeNd, LocallyConnectedNd
 from gpucnn.nn.linear import Linear
 from gpucnn.nn.models.unet import PadTo
@@ -385,7 +399,9 @@ def _sources(axis: Axis, mode: str) -> Any:
 
 # --- Which layers are local ---------------------------------------------------------------------------------------
 
-POINTWISE = (ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, GELU, Identity, LocalResponseNorm)
+POINTWISE = (
+    ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, GELU, SiLU, Hardswish, Hardsigmoid, Identity, LocalResponseNorm,
+)  # fmt: skip
 
 REASONS: tuple[tuple[tuple[type[Module], ...], str], ...] = (
     ((LayerNorm, RMSNorm, GroupNorm, InstanceNormNd), "it normalises by statistics of all positions"),

@@ -19,7 +19,7 @@ from sample import examples
 import gpucnn
 import gpucnn.functional as F
 from gpucnn import nn
-from gpucnn.nn import models
+from gpucnn.nn import activation, models
 
 Rng = np.random.Generator
 
@@ -197,6 +197,16 @@ def test_averages_at_the_end_divide_as_those_of_the_whole(counted: bool) -> None
             for tile in (1, 2):
                 np.testing.assert_array_equal(by_tiles(pool, x, tile=tile), wanted)
     assert (len(divisors) > 2) == counted
+
+
+@pytest.mark.parametrize("name", [*activation.__all__, "LocalResponseNorm"])
+@pytest.mark.table(20)
+def test_equals_the_whole_of_every_activation(name: str) -> None:
+    if name == "Flatten":
+        return
+    layer = getattr(nn, name)(*{"Softmax": (1,), "LocalResponseNorm": (3,)}.get(name, ())).eval()
+    x = np.random.default_rng(8).standard_normal((1, 4, 9, 7))
+    np.testing.assert_allclose(by_tiles(layer, x, tile=4), whole(layer, x), rtol=1e-14)
 
 
 # --- Drawn networks -----------------------------------------------------------------------------------------------
