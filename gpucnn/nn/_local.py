@@ -21,7 +21,21 @@ from gpucnn.geometry.sizes import pool_axes, transposed_axes, window_axes
 from gpucnn.nn._fusion import through
 from gpucnn.nn._joining import added, concatenated
 from gpucnn.nn._tracing import Sketch
-from gpucnn.nn.activation import GELU, Dropout, Flatten, Identity, LeakyReLU, ReLU, ReLU6, Sigmoid, Softmax, Tanh
+from gpucnn.nn.activation import (
+    GELU,
+    Dropout,
+    Flatten,
+    Hardsigmoid,
+    Hardswish,
+    Identity,
+    LeakyReLU,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+)
 from gpucnn.nn.convolution import ConvNd, ConvTransposeNd, LocallyConnectedNd
 from gpucnn.nn.linear import Linear
 from gpucnn.nn.models.unet import PadTo
@@ -44,6 +58,11 @@ Spans = Sequence[Span]  # one per spatial axis
 Shape = tuple[int, ...]
 
 
+FEW_CHANNELS = (
+    8  # of a group, which compiled kernels compute from columns of whole images (`gpucnn.backends.cpu.folding`)
+)
+
+
 def within(start: int, stop: int, size: int) -> Span:
     """The positions of an axis among ``[start, stop)``, or else the nearest one: no part is empty."""
     first = min(max(start, 0), size - 1)
@@ -62,6 +81,8 @@ class Local:
     """
 
     copies = 0  # of a part's result that are made beside it
+    columns = 0  # values of workspace for each position of an image
+    of_input = False  # whether these are positions of the input, or of the result
 
     def __init__(self, shape: Shape, dtype: Any, compute: Callable[..., Array]) -> None:
         self.shape, self.dtype, self.compute = shape, np.dtype(dtype), compute
@@ -180,7 +201,7 @@ class Convolution(Windowed):
         pairs = layer._pairs(space)
         axes = window_axes(name, space, layer.kernel_size, layer.stride, pairs, layer.dilation)
         super().__init__(x, axes, layer.out_channels, _multiplied(layer, x), layer.function)
-        self.layer = layer
+        self.layer, self.columns = layer, _columns(layer)
         self.sources = [None if layer.padding_mode == "zeros" else _sources(axis, layer.padding_mode) for axis in axes]
 
     def reads(self, axis: int, span: Span) -> Span:
@@ -241,6 +262,7 @@ class Transposed(Local):
     """A transposed convolution: each input adds a window to the output."""
 
     copies = 1  # of the result, with the ends that are cut off
+    of_input = True
 
     def __init__(self, layer: Any, x: Sketch, extra: Shape) -> None:
         _expect_image(layer, x, layer.in_channels)
@@ -250,7 +272,7 @@ class Transposed(Local):
         self.axes = transposed_axes(name, sizes, layer.kernel_size, layer.stride, form, extra, layer.dilation)
         shape = (x.shape[0], layer.out_channels, *(axis.size for axis in self.axes))
         super().__init__(shape, _multiplied(layer, x), layer.function)
-        self.layer = layer
+        self.layer, self.columns = layer, _columns(layer)
 
     def reads(self, axis: int, span: Span) -> Span:
         each = self.axes[axis]
@@ -353,6 +375,15 @@ def _framed(x: Array, given: Spans, spans: Spans) -> tuple[Array, list[Span]]:
     return x, pads
 
 
+def _columns(layer: Any) -> int:
+    """Values for each position of a convolution to few channels, where compiled kernels may multiply, then fold."""
+    taps, channels = prod(layer.kernel_size), layer.out_channels // layer.groups
+    is_few = taps > 1 and channels <= FEW_CHANNELS
+    if isinstance(layer, ConvNd):
+        is_few = is_few and layer.in_channels // layer.groups >= channels**2
+    return layer.out_channels * taps if is_few else 0
+
+
 def _taken(x: Array, dim: int, places: Any) -> Array:
     """X at places along an axis: a view where they follow each other."""
     first, count = int(places[0]), len(places)
@@ -368,7 +399,9 @@ def _sources(axis: Axis, mode: str) -> Any:
 
 # --- Which layers are local ---------------------------------------------------------------------------------------
 
-POINTWISE = (ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, GELU, Identity, LocalResponseNorm)
+POINTWISE = (
+    ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, GELU, SiLU, Hardswish, Hardsigmoid, Identity, LocalResponseNorm,
+)  # fmt: skip
 
 REASONS: tuple[tuple[tuple[type[Module], ...], str], ...] = (
     ((LayerNorm, RMSNorm, GroupNorm, InstanceNormNd), "it normalises by statistics of all positions"),

@@ -396,13 +396,16 @@ class _Run:
             number: batch * node.layer.shape[1] * prod(lengths[number]) * node.layer.dtype.itemsize
             for number, node in self.body.items()
         }
-        live = most = 0
+        live = most = columns = 0
         for number, (layer, sources, _) in self.body.items():
             extra = layer.copies * max([sizes[number], *(sizes[source] for source in sources)])
+            if layer.columns:
+                positions = prod(lengths[sources[0] if layer.of_input else number])
+                columns = max(columns, layer.columns * positions * layer.dtype.itemsize)
             live += sizes[number]
             most = max(most, live + extra)
             live -= sum(sizes[source] for source in set(sources) if self.last_reader[source] == number)
-        return math.ceil(POOLED * most) + WORKSPACE
+        return math.ceil(POOLED * most) + columns + WORKSPACE
 
     def _spans(self, axis: int, span: Span) -> tuple[dict[int, Span], dict[int, Span]]:
         """The span along an axis that each node computes for a span of the last one, and that it reads."""

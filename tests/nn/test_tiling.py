@@ -19,7 +19,7 @@ from sample import examples
 import gpucnn
 import gpucnn.functional as F
 from gpucnn import nn
-from gpucnn.nn import models
+from gpucnn.nn import activation, models
 
 Rng = np.random.Generator
 
@@ -182,6 +182,31 @@ def test_equals_the_whole_on_the_backend(backend: ArrayBackend) -> None:
     by_tiles(model, backend.asarray(x), tile=(5, 4), out=there)
     np.testing.assert_array_equal(backend.asnumpy(there), wanted)
     np.testing.assert_array_equal(backend.asnumpy(by_tiles(model, backend.asarray(x), tile=4)), wanted)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_averages_at_the_end_divide_as_those_of_the_whole(counted: bool) -> None:
+    """The last window of a pool that rounds up reaches over the padding: that part does not count, padding may."""
+    divisors = set()
+    for size in range(4, 12):
+        x = integers(np.random.default_rng(size), 1, 1, size, size + 1)
+        for window in ((3, 2, 1), (4, 3, 1), (5, 4, 2), (2, 2, 0)):
+            pool = nn.AvgPool2d(*window, ceil_mode=True, count_include_pad=counted)
+            wanted = whole(pool, x)
+            divisors.add(float(whole(pool, np.ones_like(x))[0, 0, -1, -1]))
+            for tile in (1, 2):
+                np.testing.assert_array_equal(by_tiles(pool, x, tile=tile), wanted)
+    assert (len(divisors) > 2) == counted
+
+
+@pytest.mark.parametrize("name", [*activation.__all__, "LocalResponseNorm"])
+@pytest.mark.table(20)
+def test_equals_the_whole_of_every_activation(name: str) -> None:
+    if name == "Flatten":
+        return
+    layer = getattr(nn, name)(*{"Softmax": (1,), "LocalResponseNorm": (3,)}.get(name, ())).eval()
+    x = np.random.default_rng(8).standard_normal((1, 4, 9, 7))
+    np.testing.assert_allclose(by_tiles(layer, x, tile=4), whole(layer, x), rtol=1e-14)
 
 
 # --- Drawn networks -----------------------------------------------------------------------------------------------

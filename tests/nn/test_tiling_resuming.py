@@ -122,6 +122,24 @@ def test_done_tiles_are_not_computed_again(tmp_path: Path) -> None:
     assert out.tobytes() == model(x).tobytes()
 
 
+def test_a_tile_is_flushed_before_the_journal_has_it(tmp_path: Path) -> None:
+    model, x, journal = nn.ReLU(), np.ones((1, 1, 4, 4), np.float32), tmp_path / "journal"
+    events = []
+
+    class Out:
+        shape, dtype = x.shape, x.dtype
+
+        def __setitem__(self, key: Any, value: Any) -> None:
+            events.append("write")
+
+        def flush(self) -> None:
+            done = json.loads(journal.read_bytes())["done"] if journal.exists() else 0
+            events.append(f"flush after {done}")
+
+    nn.tiled(model, x, tile=(4, 2), out=Out(), resume=journal, progress=False)
+    assert events == ["write", "flush after 0", "write", "flush after 1", "flush after 2"]
+
+
 def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
     model, x = nn.Conv2d(1, 1, 3, padding=1, rng=0), np.ones((1, 1, 8, 8), np.float32)
     out, journal = np.zeros_like(x), tmp_path / "journal"
