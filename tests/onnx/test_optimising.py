@@ -58,6 +58,22 @@ JOINED = {
     "relu": ([conv("c", "b"), node("Relu", ["c"], ["y"])], ["FusedConv"]),
     "leaky relu": ([conv(), node("LeakyRelu", ["c"], ["y"], alpha=0.3)], ["FusedConv"]),
     "relu6": ([conv(), node("Clip", ["c", "zero", "six"], ["y"])], ["FusedConv"]),
+    "sigmoid": ([conv("c", "b"), node("Sigmoid", ["c"], ["y"])], ["FusedConv"]),
+    "hard sigmoid": ([conv(), node("HardSigmoid", ["c"], ["y"], alpha=1 / 6, beta=0.5)], ["FusedConv"]),
+    "silu": ([conv(), node("Sigmoid", ["c"], ["g"]), node("Mul", ["g", "c"], ["y"])], ["FusedConv"]),
+    "hard swish after a convolution": ([conv(), node("HardSwish", ["c"], ["y"])], ["FusedConv"]),
+    "hard swish in two nodes after a convolution": (
+        [conv(), node("HardSigmoid", ["c"], ["h"], alpha=1 / 6), node("Mul", ["c", "h"], ["y"])], ["FusedConv"]),
+    "hard swish in four nodes after a convolution": (
+        [conv("x0"), *hard_swish_written_out("x0", "y")], ["FusedConv"]),
+    "gelu after a convolution": ([conv(), node("Gelu", ["c"], ["y"])], ["FusedConv"]),
+    "gelu by a tangent": ([conv(), node("Gelu", ["c"], ["y"], approximate="tanh")], ["FusedConv"]),
+    "one filter": (
+        [node("Conv", ["x", "single", "shift"], ["c"], pads=[0, 1, 2, 0]), node("Sigmoid", ["c"], ["y"])],
+        ["FusedConv"]),
+    "one filter and a shortcut": (
+        [node("Conv", ["x", "single"], ["c"], pads=[1, 0, 1, 1]), node("Add", ["x", "c"], ["a"]),
+         node("LeakyRelu", ["a"], ["y"])], ["FusedConv"]),
     "residual block": (
         [conv("c", "b"), conv("d"), node("BatchNormalization", ["d", "s", "t", "m", "v"], ["n"]),
          node("Add", ["c", "n"], ["a"]), node("Relu", ["a"], ["y"])], ["Conv", "FusedConv"]),
@@ -97,6 +113,7 @@ KEPT = {
         ["Conv", "GlobalMaxPool", "Mul"]),
     "a number over a convolution": ([conv(), node("Div", ["two", "c"], ["y"])], ["Conv", "Div"]),
     "bounds of another activation": ([conv(), node("Clip", ["c", "zero", "two"], ["y"])], ["Conv", "Clip"]),
+    "hard sigmoid of another slope": ([conv(), node("HardSigmoid", ["c"], ["y"])], ["Conv", "HardSigmoid"]),
     "a gate of another slope": (
         [node("HardSigmoid", ["x"], ["h"]), node("Mul", ["h", "x"], ["y"])], ["HardSigmoid", "Mul"]),
     "a gate of another value": (
@@ -117,6 +134,7 @@ def built(nodes: list[Any], outputs: tuple[str, ...] = ("y",)) -> Any:
         **CONV, **NORM, **NUMBERS, "u": array(3, 4, 2, 2), "channel": array(1, 4, 1, 1), "image": array(4, 1, 1),
         "places": array(6, 5), "first": np.int64(0), "five": np.int64(5),
         "wide": np.full((1, 1, 1, 1, 1), 0.25, np.float32), "signals": np.int64([1, 1, -1]), "filters": array(6, 1, 64),
+        "single": array(1, 3, 3, 2), "shift": array(1),
     }  # fmt: skip
     return model(nodes, IMAGES, outputs, constants)
 

@@ -106,16 +106,21 @@ def fused_conv(
     """A convolution, the sum with a shortcut and an activation."""
     rank = rank_of(x)
     _expect_kernel(w, kernel_shape)
-    window = _tuple(strides, rank), padding_of(auto_pad, pads, rank), _tuple(dilations, rank), group
-    if residual is None or residual.shape == _convolved(x, w, window):
-        return _ACTIVATED[rank](x, w, b, *window, residual=residual, activation=activation, negative_slope=slope)
-    y = _CONV[rank](x, w, b, *window) + residual  # of another shape, that of an image and its scale
+    window = _tuple(strides, rank), padding_of(auto_pad, pads, rank), _tuple(dilations, rank)
+    if _is_of_one_filter(x, w):
+        y = _of_one_filter(x, w, b, *window)
+    elif residual is None or residual.shape == _convolved(x, w, *window):
+        activated = _ACTIVATED[rank]
+        return activated(x, w, b, *window, group, residual=residual, activation=activation, negative_slope=slope)
+    else:
+        y = _CONV[rank](x, w, b, *window, group)
+    if residual is not None:  # perhaps of another shape, that of an image and its scale
+        y = y + residual
     return y if activation == "none" else F.bias_activation(y, activation=activation, negative_slope=slope)
 
 
-def _convolved(x: Array, w: Array, window: Any) -> tuple[int, ...]:
+def _convolved(x: Array, w: Array, stride: Any, padding: Any, dilation: Any) -> tuple[int, ...]:
     """The shape of a convolution's result."""
-    stride, padding, dilation, _ = window
     size = conv_output_size(x.shape[2:], w.shape[2:], stride, padding, dilation)
     return (x.shape[0], w.shape[0], *size)
 

@@ -95,10 +95,16 @@ def _hard_swish_of_sigmoid(links: Links, node: Node) -> bool:
         gate = links.maker(name, "HardSigmoid")
         if gate is None or gate.inputs[0] != _other(node, name) or links.only_user(gate) is not node:
             continue
-        if abs(gate.attributes.get("alpha", 0.2) - 1 / 6) < 1e-6 and gate.attributes.get("beta", 0.5) == 0.5:
+        if _is_sixth(gate):
             links.exchange([gate, node], _chain(node, gate.inputs[0], ["hard_swish"], []))
             return True
     return False
+
+
+def _is_sixth(node: Node) -> bool:
+    """Whether a hard sigmoid is ``clip(x / 6 + 1 / 2, 0, 1)``."""
+    alpha, beta = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
+    return bool(abs(alpha - 1 / 6) < 1e-6 and beta == 0.5)
 
 
 def _hard_swish_written_out(links: Links, node: Node) -> bool:
@@ -272,18 +278,37 @@ def _activated(links: Links, node: Node) -> bool:
     if not fused and not (node.op == "Conv" and not node.domain):
         return False
     after = links.only_user(node)
-    if after is None or after.domain or after.inputs[0] != node.outputs[0]:
-        return False
-    if after.op == "Relu":
-        activation: dict[str, Any] = {"activation": "relu"}
-    elif after.op == "LeakyRelu":
-        activation = {"activation": "leaky_relu", "slope": after.attributes.get("alpha", 0.01)}
-    elif after.op == "Clip" and _within(links, after) == (0, 6):
-        activation = {"activation": "relu6"}
-    else:
+    activation = None if after is None or after.inputs[0] != node.outputs[0] else _activation(links, after)
+    if after is None or activation is None:
         return False
     links.exchange([node, after], _activating(node, after, node.inputs, activation))
     return True
+
+
+_ACTIVATIONS = {"Relu": "relu", "Sigmoid": "sigmoid", "HardSwish": "hard_swish", "LeakyRelu": "leaky_relu"}
+
+
+def _activation(links: Links, node: Node) -> dict[str, Any] | None:
+    """A node's activation as attributes of the convolution before it, if it is one that this computes."""
+    given = node.attributes
+    if node.domain not in ("", OWN):
+        return None
+    name: str | None = None
+    if node.op in _ACTIVATIONS:
+        name = _ACTIVATIONS[node.op]
+    elif node.op == "Clip" and _within(links, node) == (0, 6):
+        name = "relu6"
+    elif node.op == "HardSigmoid" and _is_sixth(node):
+        name = "hard_sigmoid"
+    elif node.op == "Swish" and given.get("alpha", 1.0) == 1:
+        name = "silu"
+    elif node.op == "Gelu":
+        name = "gelu_tanh" if given.get("approximate") == "tanh" else "gelu"
+    elif node.op == "Chain" and given["steps"] == ["hard_swish"]:
+        name = "hard_swish"
+    if name is None:
+        return None
+    return {"activation": name, **({"slope": given.get("alpha", 0.01)} if name == "leaky_relu" else {})}
 
 
 def _activating(conv: Node, last: Node, inputs: list[str], activation: dict[str, Any]) -> Node:
