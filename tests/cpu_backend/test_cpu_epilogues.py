@@ -28,6 +28,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "1 x 1 of small groups": ((2, 24, 30, 31), (48, 4, 1, 1), {"groups": 6}),
     "few filters": ((2, 20, 37, 45), (3, 20, 5, 5), {"padding": 2}),
     "depthwise": ((2, 40, 12, 13), (40, 1, 3, 3), {"padding": 1, "groups": 40}),
+    "depthwise, few channels in the last tile": ((1, 499, 4, 42), (499, 1, 3, 3), {"padding": 1, "groups": 499}),
     "depthwise with a stride": ((2, 40, 12, 13), (40, 1, 3, 3), {"stride": 2, "groups": 40}),
     "small groups in lanes": ((2, 64, 9, 8), (64, 8, 3, 3), {"padding": 1, "groups": 8}),
     "multiplier": ((2, 20, 9, 8), (60, 1, 3, 3), {"padding": 1, "groups": 20}),

@@ -10,8 +10,9 @@ from strategies import arranged
 
 import gpucnn
 from gpucnn.backends import Epilogue, smooth
-from gpucnn.backends.cpu import CompiledBackend
+from gpucnn.backends.cpu import CompiledBackend, builds
 from gpucnn.backends.layout import outermost_first
+from gpucnn.backends.normal import COEFFICIENTS
 
 Array = np.ndarray[Any, Any]
 
@@ -133,6 +134,13 @@ def test_smooth_activations_are_those_of_numpy(rng: np.random.Generator, kind: s
             )
             slopes = smooth.smooth_activation_backward(np, grad.astype(float), wide, kind)
             np.testing.assert_allclose(gx, slopes, rtol=0, atol=16 * unit * float(np.abs(grad).max()))
+
+
+def test_the_kernels_have_the_coefficients_of_the_normal_distribution() -> None:
+    text = (builds.folder() / "smooth.hpp").read_text(encoding="utf-8")
+    for dtype, name in (("float64", "IN_DOUBLE"), ("float32", "IN_FLOAT")):
+        numbers = text.partition(f"{name}[] = {{")[2].partition("}")[0]
+        assert tuple(map(float, numbers.split(","))) == COEFFICIENTS[dtype]
 
 
 def test_one_number_has_an_activation() -> None:
