@@ -279,7 +279,7 @@ def test_pythons_own_messages_about_arguments_name_the_function() -> None:
 
 def test_the_package_has_these_names_and_no_others() -> None:
     assert sorted(gpucnn.__all__) == dir(gpucnn)
-    parts = {"backends", "compat", "data", "functional", "geometry", "nn", "onnx", "simulator"}
+    parts = {"backends", "compat", "data", "distributed", "functional", "geometry", "nn", "onnx", "simulator"}
     choices = {"algorithm", "backend", "get_num_threads", "precision", "set_num_threads", "workspace_limit"}
     copies = {"channels_first", "channels_last"}
     others = {"__version__", "explain", "info", "release_memory", "tune", "tuned", "wait_for_builds", "warmup"}
