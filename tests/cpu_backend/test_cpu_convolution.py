@@ -107,6 +107,23 @@ def test_drawn_forwards_to_few_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found > 15
 
 
+def test_images_of_many_columns_are_folded_in_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "MULTIPLY_ADDS", 0)
+    monkeypatch.setattr(folding, "MAX_COLUMN_BYTES", 2000)
+    monkeypatch.setattr(folding, "COLUMN_BYTES", 2000)
+    folding._slabs.cache_clear()
+    cut = 0
+    for seed in range(700):
+        geometry, batch, rng = drawn(seed)
+        for direction in ("forward", "backward_input"):
+            if folding.computes(direction, geometry):
+                folded = folding._adjoint(geometry) if direction == "forward" else geometry
+                cut += len(folding._slabs(folded, folded.channels.inputs * folded.taps * 4)) > 2
+                computed(direction, geometry, batch, rng, "float32")
+    folding._slabs.cache_clear()
+    assert cut > 30
+
+
 def layers() -> Iterator[tuple[ConvGeometry, int]]:
     """A layer for each algorithm, large enough for several work items, with tails of tiles."""
     for size, channels, kernel, options in (

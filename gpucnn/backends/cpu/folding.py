@@ -21,11 +21,13 @@ from gpucnn.geometry import Axis, ConvGeometry, Sampling
 from gpucnn.geometry.geometries import Channels
 
 Contract = Callable[..., None]
+Index = tuple[slice, ...]
 
 MAX_CHANNELS = 8  # of a group of the image
 MAX_FILTERS = 8  # of a group of a forward, which has the square of their number of channels
 MULTIPLY_ADDS = 1 << 18  # of an image, for which a forward's copies are worth their launches
-COLUMN_BYTES = 8 << 20  # of the columns that are folded together
+COLUMN_BYTES = 8 << 20  # of the columns of images that are folded together
+MAX_COLUMN_BYTES = 64 << 20  # of an image, beyond which it is computed in slabs: halos are columns twice
 
 
 def computes(direction: str, geometry: ConvGeometry) -> bool:
@@ -81,20 +83,51 @@ def _fold(
 ) -> None:
     """The dgrad with weight [G, C * taps, M, 1, 1, 1]."""
     groups, rows = weight.shape[:2]
-    positions, dtype = prod(geometry.output_size), name_of(grad_y.dtype)
-    same = tuple(Sampling(count, count, 1, range(1)) for count in geometry.output_size)
-    together = max(1, COLUMN_BYTES // (groups * rows * positions * grad_y.itemsize))
+    column = groups * rows * grad_y.itemsize
+    together = max(1, COLUMN_BYTES // (column * prod(geometry.output_size)))
     for first in range(0, len(grad_y), together):
         images = slice(first, first + together)
-        count = len(grad_y[images])
-        columns = shared_scratch("columns", count * groups * rows * positions, dtype)
-        contract(grad_y[images], weight, None, same, columns.reshape(count, groups * rows, *geometry.output_size))
-        target = image = grad_x[images]
-        if not target.flags.c_contiguous:
-            image = shared_scratch("image", target.size, dtype).reshape(target.shape)
-        col2im(columns.reshape(count, groups * rows, positions), image, geometry)  # to C order
-        if bias is not None:
-            planes = image.reshape(*image.shape[:2], -1)
-            bias_activation(planes, bias, planes, Epilogue())
-        if image is not target:
-            copy(image, target)
+        for sources, targets, part in _slabs(geometry, column):
+            _fold_part(grad_y[images][sources], weight, bias, grad_x[images][targets], part, contract)
+
+
+def _fold_part(
+    grad_y: Array, weight: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry, contract: Contract
+) -> None:
+    count, (groups, rows), dtype = len(grad_y), weight.shape[:2], name_of(grad_y.dtype)
+    positions = prod(geometry.output_size)
+    same = tuple(Sampling(size, size, 1, range(1)) for size in geometry.output_size)
+    columns = shared_scratch("columns", count * groups * rows * positions, dtype)
+    contract(grad_y, weight, None, same, columns.reshape(count, groups * rows, *geometry.output_size))
+    image = grad_x
+    if not grad_x.flags.c_contiguous:
+        image = shared_scratch("image", grad_x.size, dtype).reshape(grad_x.shape)
+    col2im(columns.reshape(count, groups * rows, positions), image, geometry)  # to C order
+    if bias is not None:
+        planes = image.reshape(*image.shape[:2], -1)
+        bias_activation(planes, bias, planes, Epilogue())
+    if image is not grad_x:
+        copy(image, grad_x)
+
+
+@lru_cache(maxsize=512)
+def _slabs(geometry: ConvGeometry, column_bytes: int) -> tuple[tuple[Index, Index, ConvGeometry], ...]:
+    """The parts of a dgrad: the outputs that each reads, its inputs and its geometry; one, if its columns are few."""
+    size = column_bytes * prod(geometry.output_size)
+    if size <= MAX_COLUMN_BYTES:
+        return (((), (), geometry),)
+    at, axis = next((at, axis) for at, axis in enumerate(geometry.axes) if axis.size > 1)
+    thickness = -(-axis.size // -(-size // COLUMN_BYTES))
+    parts = []
+    for start in range(0, axis.size, thickness):
+        stop = min(start + thickness, axis.size)
+        last = max(0, min((stop - 1 + axis.low) // axis.stride, axis.out - 1))
+        first = min(max(0, -(-(start + axis.low - _reach(axis)) // axis.stride)), last)
+        low = start + axis.low - first * axis.stride
+        high = (last - first) * axis.stride + _reach(axis) + 1 - low - (stop - start)
+        slab = Axis(stop - start, axis.kernel, axis.stride, axis.dilation, low, high, last - first + 1)
+        depth, height, width = (slab if number == at else other for number, other in enumerate(geometry.axes))
+        part = ConvGeometry(geometry.rank, geometry.channels, (depth, height, width))
+        along = (slice(None),) * (2 + at)
+        parts.append(((*along, slice(first, last + 1)), (*along, slice(start, stop)), part))
+    return tuple(parts)
