@@ -14,13 +14,14 @@ from typing import Any
 
 import gpucnn.functional as F
 from gpucnn.backends.deferring import DeferredArraysError
-from gpucnn.dask import convolution, normalization, pooling, rows
+from gpucnn.dask import convolution, normalization, pooling, resampling, rows
 
 __all__ = ["deferred"]
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     **convolution.OPERATIONS,
     **pooling.OPERATIONS,
+    **resampling.OPERATIONS,
     **rows.OPERATIONS,
     **normalization.OPERATIONS,
 }

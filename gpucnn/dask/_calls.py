@@ -39,8 +39,7 @@ class DaskCall:
 
     def __init__(self, op: str, given: Mapping[str, Any], per_image: Sequence[str] = ()) -> None:
         self.op, self.function = op, getattr(F, op)
-        found = re.search(r"([123])d", op)
-        self.rank = int(found[1]) if found else None
+        self.rank = _rank(op, given)
         images = IMAGES.union(per_image)
         arrays = {name: given[name] for name in given if name in IMAGES | PARAMETERS}
         self.images = {name: array for name, array in arrays.items() if name in images and array is not None}
@@ -52,7 +51,7 @@ class DaskCall:
                     f"{op}: {name} has chunks of unknown sizes, expected known ones, as .compute_chunk_sizes() finds"
                 )
         self.images = {name: self._of_dask(array) for name, array in self.images.items()}
-        first = next(iter(self.images.values()))
+        first = self.images.get("input", next(iter(self.images.values())))
         self.is_batched = self.rank is None or first.ndim != self.rank + 1
         if not self.is_batched:
             self.images = {name: array[None] for name, array in self.images.items()}
@@ -91,6 +90,19 @@ class DaskCall:
     def give_back(self, result: Array) -> Array:
         """A result without the batch axis, where the caller's images had none."""
         return result if self.is_batched else result[0]
+
+
+def _rank(op: str, given: Mapping[str, Any]) -> int | None:
+    """The number of spatial axes, where images may come without a batch axis."""
+    found = re.search(r"([123])d", op)
+    if found:
+        return int(found[1])
+    if "kernel_size" not in given:
+        return None
+    size = given["kernel_size"]
+    if hasattr(size, "__len__"):
+        return len(size)
+    return {2: 1, 3: 2, 4: 2, 5: 3}.get(given["input"].ndim)  # as `im2col` takes it
 
 
 def _empty(array: Array) -> Array:

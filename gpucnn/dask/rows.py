@@ -35,6 +35,14 @@ def _last(call: DaskCall) -> Sequence[int]:
     return (call.images["input"].ndim - 1,)
 
 
+def _space(call: DaskCall) -> Sequence[int]:
+    return range(2, call.images["input"].ndim)
+
+
+def _neighbours(call: DaskCall) -> Sequence[int]:
+    return (1,)
+
+
 def _row(call: DaskCall) -> Sequence[int]:
     x, shape = call.images["input"], call.options["normalized_shape"]
     return range(x.ndim - (len(shape) if hasattr(shape, "__len__") else 1), x.ndim)
@@ -116,11 +124,15 @@ _AXES: dict[str, Axes] = {
     **dict.fromkeys(("softmax", "log_softmax"), _dim),
     **dict.fromkeys(("layer_norm", "rms_norm"), _row),
     "bias_activation": _channels,
+    "local_response_norm": _neighbours,
     "linear": _last,
 }
 
 kept_norm, kept_norm_backward = _forward(_channels), _backward(_channels)
 """A norm by statistics that are given, and its gradients."""
+
+_PLANES = ("max_unpool{n}d", "bed_of_nails{n}d")  # whose values may go to any place of a plane
+_AXES |= dict.fromkeys(_PLANES, _space)
 
 OPERATIONS = {
     **{name: _forward(axes) for name, axes in _AXES.items()},

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpucnn.backends.deferring import deferring
 from gpucnn.backends.dtypes import FLOATING
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.functional._call import Array, Call, Needs, needed
@@ -16,6 +17,7 @@ from gpucnn.geometry.geometries import pool_geometry
 __all__ = ["local_response_norm", "local_response_norm_backward"]
 
 
+@deferring
 def local_response_norm(input: Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:
     """Divide each value by a power of the squares in the same place of neighbouring channels.
 
@@ -72,6 +74,7 @@ def local_response_norm(input: Array, size: int, alpha: float = 1e-4, beta: floa
     return call.result(_in_order(call, y, x))
 
 
+@deferring
 def local_response_norm_backward(
     grad_output: Array,
     input: Array,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import floor, prod
 from typing import Any
 
+from gpucnn.backends.deferring import deferring
 from gpucnn.backends.dtypes import LINEAR, NUMERIC
 from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call, Needs, choice, image_shape, lifted, lowered, needed
@@ -389,6 +390,7 @@ def interpolate_backward(
     return _resampled_backward(call, grad, x, _interpolation(call.op, x.shape, *given), needs)
 
 
+@deferring
 def resample(input: Array, axes: Sequence[InterpolationAxis]) -> Array:
     """Resample images along each axis at any positions that are evenly spaced, by any of `interpolate`'s filters.
 
@@ -428,6 +430,7 @@ def resample(input: Array, axes: Sequence[InterpolationAxis]) -> Array:
     return _resampled(call, x, _resampling(call.op, x.shape, axes))
 
 
+@deferring
 def resample_backward(
     grad_output: Array, input: Array, axes: Sequence[InterpolationAxis], *, needs: Needs = None
 ) -> tuple[Array | None]:

@@ -20,6 +20,7 @@ import gpucnn
 import gpucnn.functional as F
 from gpucnn import backends, nn, numerics
 from gpucnn.backends import backend_of
+from gpucnn.geometry import resize_axis
 
 Array = np.ndarray[Any, Any]
 Chunks = tuple[tuple[int, ...], ...]
@@ -27,7 +28,7 @@ Chunks = tuple[tuple[int, ...], ...]
 PARAMETERS = frozenset({"weight", "bias", "running_mean", "running_var", "grad_grad_weight"})
 SUPPORTED = re.compile(
     "(conv[123]d|conv_transpose[123]d|(adaptive_)?(max|avg|sum|lp)_pool[123]d|(leaky_)?relu|sigmoid|gelu|(log_)?softmax"
-    "|bias_activation|linear|(batch|instance|group|layer|rms)_norm)(_activation|_input|_weight)?(_backward)?"
+    "|bias_activation|linear|interpolate|resample|im2col|unfold|max_unpool[123]d|bed_of_nails[123]d|local_response_norm|(batch|instance|group|layer|rms)_norm)(_activation|_input|_weight)?(_backward)?"
 )
 OPERATIONS = [name for name in CALLS if SUPPORTED.fullmatch(name)]
 OTHERS = [name for name in CALLS if name not in OPERATIONS]
@@ -170,7 +171,8 @@ def test_dtypes_of_convolutions(da: Any, name: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["conv2d", "conv2d_backward", "conv2d_activation_backward", "conv_transpose1d",
-                                  "conv1d_input_backward", "max_pool2d", "avg_pool3d_backward"])  # fmt: skip
+                                  "conv1d_input_backward", "max_pool2d", "avg_pool3d_backward", "im2col",
+                                  "im2col_backward"])  # fmt: skip
 def test_images_without_a_batch_axis(da: Any, name: str) -> None:
     arguments = {
         key: value[0] if isinstance(value, np.ndarray) and key not in PARAMETERS and value.ndim > 2 else value
@@ -179,6 +181,40 @@ def test_images_without_a_batch_axis(da: Any, name: str) -> None:
     if "input_size" in arguments:
         arguments["input_size"] = arguments["input_size"][1:]
     expect_same(da, called(da, name, arguments, pieces_of), getattr(F, name)(**arguments))
+
+
+@examples(60)
+@given(case=st.data())
+def test_drawn_resampling(dask: Any, case: st.DataObject) -> None:
+    """Of any filter and factor, also of an Resize of ONNX that reads a region beyond the image."""
+    da, draw = import_module("dask.array"), case.draw
+    rank, rng = draw(st.integers(1, 2)), np.random.default_rng(draw(st.integers(0, 99)))
+    x = rng.standard_normal((2, 2, *(draw(st.integers(1, 14)) for _ in range(rank))))
+    linear, cubic = {1: ("linear", "cubic"), 2: ("bilinear", "bicubic")}[rank]
+    mode = draw(st.sampled_from(["nearest", "nearest-exact", linear, cubic, "area", "region"]))
+    if mode == "region":
+        roi = (draw(st.floats(-1, 0.5)), draw(st.floats(0.6, 2)))
+        options = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize", "roi": roi}
+        given: dict[str, Any] = {
+            "axes": [resize_axis(size, draw(st.integers(1, 20)), **options) for size in x.shape[2:]]
+        }
+    else:
+        given = {"mode": mode}
+        if draw(st.booleans()):
+            given["size"] = tuple(draw(st.integers(1, 20)) for _ in range(rank))
+        else:
+            given["scale_factor"] = draw(st.sampled_from([1, 2, 3, 1.5, 2.7, 1.1]))
+            given["recompute_scale_factor"] = draw(st.sampled_from([None, True]))
+        if mode in (linear, cubic):
+            given |= {"align_corners": draw(st.booleans()), "antialias": draw(st.booleans())}
+    name = "resample" if mode == "region" else "interpolate"
+    expected = getattr(F, name)(x, **given)
+    image = da.from_array(x, chunks=drawn_chunks(draw, x.shape))
+    expect_same(da, getattr(F, name)(image, **given), expected, exactly=mode.startswith("nearest"))
+    upstream = rng.standard_normal(expected.shape)
+    grad = da.from_array(upstream, chunks=drawn_chunks(draw, upstream.shape))
+    backward = getattr(F, f"{name}_backward")
+    expect_same(da, backward(grad, image, **given), backward(upstream, x, **given))
 
 
 # --- Drawn windows and chunks, of integers: every bit counts ------------------------------------------------------
