@@ -56,12 +56,12 @@ class Recorder:
     """A runtime that computes nothing and writes down what it is asked to launch."""
 
     specialises: bool
-    capability: tuple[int, int] = SM_80
     name: str = "recorder"
     xp: Any = field(default_factory=ZeroedNumpy)
     launches: dict[str, Launch] = field(default_factory=dict)
     null: None = None
     background: None = None
+    capability: tuple[int, int] = SM_80
 
     def device(self, array: Array) -> Device:
         return Device(0, "recorder", self.capability, 4)
@@ -100,7 +100,7 @@ def by(chosen: str | None, mode: str) -> Iterator[None]:
 @contextlib.contextmanager
 def recording(specialises: bool, wide: bool = False, capability: tuple[int, int] = SM_80) -> Iterator[Recorder]:
     """Within the block NumPy arrays go to the CUDA backend, launching nothing; `wide` asks for 64-bit indices."""
-    recorder = Recorder(specialises, capability)
+    recorder = Recorder(specialises, capability=capability)
     backend = CudaBackend(recorder)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # zeros where a result should be are not sound numbers

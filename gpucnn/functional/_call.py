@@ -12,6 +12,7 @@ import numpy as np
 from gpucnn.backends import Epilogue, kind_of, receive
 from gpucnn.backends.dtypes import accumulator, advised, describe, name_of, of_products
 from gpucnn.backends.layout import is_channels_last, stored_like
+from gpucnn.backends.listening import note_computed
 from gpucnn.functional._family import SPACE
 from gpucnn.functional._out import expect_writable
 from gpucnn.geometry import ConvGeometry, PoolGeometry
@@ -258,10 +259,17 @@ class Call:
         self, grad: Array, signs: Array, grad_x: Array, grad_bias: Array | None, epilogue: Epilogue
     ) -> None:
         """Write grad_x [N, C, P] and a bias's gradient; `signs` is what is activated, or a result that keeps signs."""
-        if epilogue.smooth:
-            if grad.size:
-                grad = self.stored_like(self.backend.smooth_activation_backward(grad, signs, epilogue.activation), grad)
-            signs, epilogue = grad, replace(epilogue, activation="none")
+        if epilogue.smooth and grad.size:
+            grad, signs = self.promoted(grad), self.promoted(signs)  # the bias's gradient is a sum of unrounded values
+            grad = self.backend.smooth_activation_backward(grad, signs, epilogue.activation)
+            self.backend.copy(self.stored_like(grad, grad_x), grad_x)
+            if grad_bias is not None:
+                sums = self.backend.empty(grad_bias.shape, grad.dtype, on=grad)
+                self.backend.channel_sums(grad, sums)
+                note_computed()
+                grad_bias[...] = sums.astype(grad_bias.dtype, copy=False)
+            return
+        epilogue = replace(epilogue, activation="none") if epilogue.smooth else epilogue
         self.backend.bias_activation_backward(grad, signs, grad_x, grad_bias, epilogue)
 
     def stored_like(self, values: Array, like: Array) -> Array:

@@ -118,8 +118,8 @@ def bias_activation_backward(
     -----
     The gradient at 0 is that of `relu_backward` and `leaky_relu_backward`; that of "relu6" is 0 at 0 and at 6. With
     `output` it uses the output's signs, which differ from the exact sum's where that is too small for 16 bits; without
-    it, for a `negative_slope` that is not positive, and for smooth activations, it uses the sum's. That of
-    "hard_sigmoid" and "hard_swish" is that of the flat side at -3 and 3: 0, and at 3 for "hard_swish" 1.
+    it, for a `negative_slope` that is not positive, and for smooth activations, it uses the sum, rounded to the input's
+    dtype. That of "hard_sigmoid" and "hard_swish" is that of the flat side at -3 and 3: 0, and at 3 for "hard_swish" 1.
 
     Examples
     --------

@@ -109,7 +109,7 @@ def tiling(model: Module, x: Any, *, tile: Any = None, batch_size: int = 1, memo
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))
     >>> plan = tiling(model, np.zeros((1, 1, 300, 200), np.float32), tile=100)
     >>> plan.tiles, plan.reads, plan.output_shape
-    (6, (104, 104), (1, 1, 300, 200))
+    (6, (104, 102), (1, 1, 300, 200))
     """
     return _Run("tiling", model, x).cut(tile, batch_size, memory)
 
