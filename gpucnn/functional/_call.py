@@ -12,7 +12,6 @@ import numpy as np
 from gpucnn.backends import Epilogue, kind_of, receive
 from gpucnn.backends.dtypes import accumulator, advised, describe, name_of, of_products
 from gpucnn.backends.layout import is_channels_last, stored_like
-from gpucnn.backends.listening import note_computed
 from gpucnn.functional._family import SPACE
 from gpucnn.functional._out import expect_writable
 from gpucnn.geometry import ConvGeometry, PoolGeometry
@@ -264,10 +263,11 @@ class Call:
             grad = self.backend.smooth_activation_backward(grad, signs, epilogue.activation)
             self.backend.copy(self.stored_like(grad, grad_x), grad_x)
             if grad_bias is not None:
-                sums = self.backend.empty(grad_bias.shape, grad.dtype, on=grad)
+                is_wide = grad_bias.dtype == grad.dtype
+                sums = grad_bias if is_wide else self.backend.empty(grad_bias.shape, grad.dtype, on=grad)
                 self.backend.channel_sums(grad, sums)
-                note_computed()
-                grad_bias[...] = sums.astype(grad_bias.dtype, copy=False)
+                if not is_wide:
+                    grad_bias[...] = sums.astype(grad_bias.dtype)
             return
         epilogue = replace(epilogue, activation="none") if epilogue.smooth else epilogue
         self.backend.bias_activation_backward(grad, signs, grad_x, grad_bias, epilogue)

@@ -64,7 +64,8 @@ INLINE Curve<V> curve(V x) {
   if constexpr (KIND == GELU) return normal(x);
   if constexpr (KIND == HARD_SIGMOID || KIND == HARD_SWISH) {
     V sixth = all<V>(scalar_t(1) / 6);  // by which 6 is 1 in both precisions
-    V slope = x <= all<V>(-3) ? all<V>(0) : x >= all<V>(3) ? all<V>(0) : sixth;
+    V slope = x > all<V>(-3) ? sixth : all<V>(0);  // of a NaN 0
+    slope = x < all<V>(3) ? slope : all<V>(0);
     return {bounded(x + all<V>(3), 0, 6) * sixth, slope};
   }
   V scale = all<V>(scalar_t(1.5957691216057308)), cubic = all<V>(scalar_t(0.044715 * 1.5957691216057308));
