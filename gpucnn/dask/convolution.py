@@ -73,9 +73,22 @@ def _convolved(
     def padded(index: Index) -> Given:
         return {**options, "padding": tuple((each.low, each.high) for each in _at(readings, index))}
 
+    return _image(call, function, sources, (batch, *outputs), trial, padded)
+
+
+def _image(
+    call: DaskCall,
+    function: Callable[..., Array],
+    sources: dict[str, Source],
+    spans: Sequence[Spans],
+    trial: Array,
+    options: Callable[[Index], Given],
+) -> Array:
+    """The image whose chunks have these spans along the batch and the spatial axes, and all channels."""
+    batch, *space = spans
     tiles = call.tiles()
-    key = tiles.compute("image", function, (len(batch), 1, *map(len, outputs)), sources, padded)
-    chunks = (sizes_of(batch), trial.shape[1:2], *map(sizes_of, outputs))
+    key = tiles.compute("image", function, (len(batch), 1, *map(len, space)), sources, options)
+    chunks = (sizes_of(batch), trial.shape[1:2], *map(sizes_of, space))
     return call.give_back(tiles.result("image", key, chunks, trial))
 
 
@@ -142,10 +155,7 @@ def _spread(
         spans = batch[index[0]], *_at(inputs, index)
         return {**kept, **cut_off(_at(readings, index), sizes_of(spans))}
 
-    tiles = call.tiles()
-    key = tiles.compute("image", function, (len(batch), 1, *map(len, inputs)), sources, options)
-    chunks = (sizes_of(batch), trial.shape[1:2], *map(sizes_of, inputs))
-    return call.give_back(tiles.result("image", key, chunks, trial))
+    return _image(call, function, sources, (batch, *inputs), trial, options)
 
 
 # --- Gradients of weights, sums over all chunks -------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the ranks of `gpucnn.nn.fit` do together; alone a process does what `gpucnn.nn._ranks.Alone` does."""
+"""Collective steps of the ranks of `gpucnn.nn.fit`; `gpucnn.nn._ranks.Alone` is a process alone."""
 
 from __future__ import annotations
 

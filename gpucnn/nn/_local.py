@@ -22,25 +22,15 @@ from gpucnn.nn._fusion import through
 from gpucnn.nn._joining import added, concatenated
 from gpucnn.nn._tracing import Sketch
 from gpucnn.nn.activation import (
-    GELU,
     Dropout,
     Flatten,
-    Hardsigmoid,
-    Hardswish,
-    Identity,
-    LeakyReLU,
-    ReLU,
-    ReLU6,
-    Sigmoid,
-    SiLU,
     Softmax,
-    Tanh,
 )
 from gpucnn.nn.convolution import ConvNd, ConvTransposeNd, LocallyConnectedNd
 from gpucnn.nn.linear import Linear
 from gpucnn.nn.models.unet import PadTo
 from gpucnn.nn.module import Array, Module
-from gpucnn.nn.normalization import BatchNormNd, GroupNorm, InstanceNormNd, LayerNorm, LocalResponseNorm, RMSNorm
+from gpucnn.nn.normalization import BatchNormNd, GroupNorm, InstanceNormNd, LayerNorm, RMSNorm
 from gpucnn.nn.pooling import (
     AdaptiveAvgPoolNd,
     AdaptiveMaxPoolNd,
@@ -52,6 +42,7 @@ from gpucnn.nn.pooling import (
     SumPoolNd,
     Upsample,
 )
+from gpucnn.nn.sliding import POINTWISE
 
 Span = tuple[int, int]
 Spans = Sequence[Span]  # one per spatial axis
@@ -399,10 +390,6 @@ def _sources(axis: Axis, mode: str) -> Any:
 
 # --- Which layers are local ---------------------------------------------------------------------------------------
 
-POINTWISE = (
-    ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, GELU, SiLU, Hardswish, Hardsigmoid, Identity, LocalResponseNorm,
-)  # fmt: skip
-
 REASONS: tuple[tuple[tuple[type[Module], ...], str], ...] = (
     ((LayerNorm, RMSNorm, GroupNorm, InstanceNormNd), "it normalises by statistics of all positions"),
     ((LocallyConnectedNd,), "it has weights of its own for each position"),
@@ -431,7 +418,7 @@ def local(module: Any, x: Any, inputs: Sequence[Any], options: dict[str, Any]) -
         return "it drops values at random; model.eval() turns it off"
     if isinstance(module, Softmax) and module.dim % x.ndim != 1:
         return f"its dim is {module.dim}, expected 1, the channels"
-    if isinstance(module, (*POINTWISE, BatchNormNd, Dropout, Softmax)):
+    if isinstance(module, POINTWISE):
         return Pointwise([module], x.shape, x.dtype)
     if isinstance(module, ConvNd):
         return Convolution(module, x)

@@ -1,4 +1,4 @@
-"""What `fit` does alone; `gpucnn.distributed.training.Ranks` does the same with the other processes of a run."""
+"""The part of one process in `fit`; `gpucnn.distributed.training.Ranks` is that of several processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ranks under mpiexec do for test_mpi.py: python mpi_program.py NAME FOLDER."""
+"""The programs of ranks under mpiexec, for test_mpi.py: python mpi_program.py NAME FOLDER."""
 
 from __future__ import annotations
 
