@@ -259,8 +259,7 @@ class Call:
     ) -> None:
         """Write grad_x [N, C, P] and a bias's gradient; `signs` is what is activated, or a result that keeps signs."""
         if epilogue.smooth and grad.size:
-            grad, signs = self.promoted(grad), self.promoted(signs)  # the bias's gradient is a sum of unrounded values
-            grad = self.backend.smooth_activation_backward(grad, signs, epilogue.activation)
+            grad = self.backend.smooth_activation_backward(grad, signs, epilogue.activation)  # in float32 of 16 bits
             self.backend.copy(self.stored_like(grad, grad_x), grad_x)
             if grad_bias is not None:
                 is_wide = grad_bias.dtype == grad.dtype
