@@ -443,7 +443,7 @@ _SPREAD = "Windows reach over more input than a tile can copy; NumPy multiplies,
 _REASONS_IN_CPP = {
     "direct": _SPREAD,
     "im2col": _SPREAD,
-    "depthwise": "Each group has few channels, over which lanes run, or over the width.",
+    "depthwise": "Each group has few channels; lanes run over them, or along positions.",
     "fold": "Few channels are computed: lanes run over positions, and columns are folded into the image.",
     "implicit_gemm": "It is the kernel for all shapes: tiles of outputs, whose input is copied channels-last.",
     "pointwise": "Taps are 1 x 1 and images in C order: the product needs no copy of a tile.",

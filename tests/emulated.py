@@ -111,12 +111,11 @@ def emulate(folder: Path) -> None:
 
     def call(launch: Any, **arrays: Any) -> None:
         taken = [arrays[name] for name in launch.arrays]
-        kernel, _, workspace, items, _ = launch._fixed
-        if machine.run(kernel, launch._params.raw, taken, workspace, items):
+        if machine.run(launch.function, launch.params.raw, taken, launch.workspace, launch.items):
             raise MemoryError
 
     patched: Any = cpu_library
-    patched._run = lambda: None
+    patched.Launches = lambda *_: None
     patched.Kernel.address = lambda kernel, dtype: (builds.library(kernel.file, dtype), kernel.name)
     patched.Launch.__call__ = call
     replacements: dict[Any, dict[str, Any]] = {

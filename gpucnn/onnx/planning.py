@@ -11,7 +11,7 @@ Where a value could change the form of a result, or which branch is taken, the r
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
 from math import prod
 from threading import Lock
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpucnn.backends.cpu.library import Launch, Launches, Place
 from gpucnn.backends.listening import listening
 from gpucnn.numerics import choices
 from gpucnn.onnx.execution import EMPTY, Program, Step, results_of
@@ -153,13 +154,13 @@ class _Value(NamedTuple):
 
 
 class _Launches:
-    """A listener to the launches of a step, whose arrays get places."""
+    """A listener to the launches of a step, whose arrays get places; then the step itself, and others after it."""
 
     def __init__(self, memory: _Memory, arrays: Sequence[Any]) -> None:
         self._memory = memory
         self._places = [array for array in arrays if array is not None]
         self._is_whole = all(array.size for array in self._places)
-        self._calls: list[tuple[Callable[[list[int]], None], list[int]]] = []
+        self._calls: list[tuple[Launch, list[Place]]] = []
         self._blocks: list[_Block] = []
 
     def new(self, make: Callable[..., Array], shape: tuple[int, ...], dtype: Any, zeros: bool) -> Array:
@@ -175,10 +176,10 @@ class _Launches:
     def computed(self) -> None:
         self._is_whole = False
 
-    def launched(self, plan: Any, arrays: Sequence[Array | None]) -> bool:
+    def launched(self, plan: Launch, arrays: Sequence[Array | None]) -> bool:
         given = [array for array in arrays if array is not None]
         self._is_whole &= all(any(np.may_share_memory(array, place) for place in self._places) for array in given)
-        self._calls.append((plan.run, [0 if array is None else array.ctypes.data for array in arrays]))
+        self._calls.append((plan, [(0, 0 if array is None else array.ctypes.data) for array in arrays]))
         return True
 
     def values(self, results: Sequence[Any]) -> list[_Value] | None:
@@ -192,10 +193,18 @@ class _Launches:
         ]
         return values if self._is_whole and self._calls and len(values) == len(results) else None
 
+    def follow(self, before: _Launches) -> None:
+        """Add the launches to those of the step before."""
+        before._calls += self._calls
+        before._places += self._places
+
+    @cached_property
+    def _again(self) -> Launches:
+        return Launches(self._calls, 1, self._places)
+
     def __call__(self) -> None:
         """Launch all again."""
-        for run, addresses in self._calls:
-            run(addresses)
+        self._again([None])
 
 
 # --- Planning ---------------------------------------------------------------------------------------------------------
@@ -268,7 +277,10 @@ class _Planner:
             return views
         launched = launches.values(results)
         if launched is not None:
-            self._steps.append(launches)
+            if self._steps and isinstance(self._steps[-1], _Launches):
+                launches.follow(self._steps[-1])
+            else:
+                self._steps.append(launches)
             return launched
         values = [self._placed(result) for result in results]
         if step.row.writes:

@@ -4,6 +4,8 @@
 // residue of the stride that a tap reads. There a tap is an offset, whatever the target: target (d, h, w) is the position
 // (d * rows + h) * pitch + w of a flat plane, in which vectors run on from row to row. What they compute between rows is
 // dropped. A strided dgrad has a part for each residue of the targets.
+#include <cmath>
+
 #include "epilogue.hpp"
 #include "transpose.hpp"
 
@@ -440,17 +442,40 @@ KERNEL depthwise_groups_gradient(const Params* p, const scalar_t* from, const sc
         }
 }
 
-// grad_w [groups, filters, channels, KD, KH, KW], in the place of `w`, of the partial gradients in their order.
-KERNEL depthwise_groups_total(const Params* p, const scalar_t* partial, scalar_t* w, scalar_t* workspace, int64_t item) {
+// One weight's gradient without copies: the sum over the targets of a filter's plane `to` that read the plane `from` at a
+// tap.
+static double sum_of_tap(const Params* p, const Table& table, index_t tap, const scalar_t* from, const scalar_t* to) {
+  index_t size = p->planes * p->rows * p->pitch, phase = table.offset(tap) / size, at = table.offset(tap) % size;
+  index_t first_d = (at / p->pitch / p->rows + p->least_d) * p->step_d + table.phases_d[phase / p->phases_w / p->phases_h];
+  index_t first_h = (at / p->pitch % p->rows + p->least_h) * p->step_h + table.phases_h[phase / p->phases_w % p->phases_h];
+  index_t first_w = (at % p->pitch + p->least_w) * p->step_w + table.phases_w[phase % p->phases_w];
+  double sum = 0;
+  for (index_t n = 0; n < p->n; n++, from += p->from_n, to += p->to_n)
+    for (index_t i = 0; i < p->target_d * p->target_h * p->target_w; i++) {
+      index_t d = i / p->target_w / p->target_h, h = i / p->target_w % p->target_h, w = i % p->target_w;
+      index_t from_d = first_d + d * p->step_d, from_h = first_h + h * p->step_h, from_w = first_w + w * p->step_w;
+      if (from_d >= 0 && from_d < p->source_d && from_h >= 0 && from_h < p->source_h && from_w >= 0 && from_w < p->source_w)
+        sum += double(from[from_d * p->from_d + from_h * p->from_h + from_w * p->from_w]) *
+               double(to[d * p->to_d + h * p->to_h + w * p->to_w]);
+    }
+  return sum;
+}
+
+// grad_w [groups, filters, channels, KD, KH, KW], in the place of `w`, of the partial gradients in their order. A sum that
+// is not finite is computed again: an infinity of x may have met the zeros between rows of grad_y.
+KERNEL depthwise_groups_total(const Params* p, const scalar_t* from, const scalar_t* to, const index_t* table,
+                              const scalar_t* partial, scalar_t* w, scalar_t* workspace, int64_t item) {
+  Table tables(p, table);
   index_t count = p->groups * p->filters * p->channels * p->taps;
   for (index_t g = 0; g < p->groups; g++)
     for (index_t m = 0; m < p->filters; m++)
       for (index_t c = 0; c < p->channels; c++)
-        for (index_t d = 0; d < p->kernel_d; d++)
-          for (index_t h = 0; h < p->kernel_h; h++)
-            for (index_t k = 0; k < p->kernel_w; k++, partial++) {
-              scalar_t sum = 0;
-              for (index_t i = 0; i < p->parts; i++) sum += partial[i * count];
-              w[g * p->w_g + m * p->w_m + c * p->w_c + d * p->w_d + h * p->w_h + k * p->w_w] = sum;
-            }
+        for (index_t t = 0; t < p->taps; t++, partial++) {
+          scalar_t sum = 0;
+          for (index_t i = 0; i < p->parts; i++) sum += partial[i * count];
+          if (!std::isfinite(sum))
+            sum = scalar_t(sum_of_tap(p, tables, t, from + (g * p->channels + c) * p->from_c,
+                                      to + (g * p->filters + m) * p->to_c));
+          w[g * p->w_g + m * p->w_m + c * p->w_c + weight_offset(p, t)] = sum;
+        }
 }

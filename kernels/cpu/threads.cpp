@@ -1,6 +1,6 @@
 // Threads that share the work items of a kernel.
 //
-// A call of `run` is one job: its thread and up to `threads` - 1 helpers take items one by one. Helpers that have nothing
+// A call of a kernel is one job: its thread and up to `threads` - 1 helpers take items one by one. Helpers that have nothing
 // to do look for a job for 200 us, which is longer than it takes from one layer to the next, and then sleep: to wake
 // one takes about 50 us. There is one job at a time; a thread that finds another one's does its own work alone.
 #include <pthread.h>
@@ -176,19 +176,35 @@ static Pool* the_pool() {
   return made == 0 ? pool : nullptr;
 }
 
-// A call as the host packs it, with the pointers that the kernel takes after it.
-struct Call {
-  void* function;
-  uintptr_t count, workspace, items;  // pointers, bytes of workspace of a thread, work items
+// A program as the host packs it: calls in a row, each with the places of the pointers that its kernel takes after it.
+struct Program {
+  int64_t calls;
+  int64_t head;      // bytes of an object of Python before its own fields
+  const char* none;  // the object None
 };
 
-// Calls function(pointers..., workspace, item) for each item in [0, items), on up to `threads` threads. Returns 1 if there
-// is no memory for a workspace, else 0.
-extern "C" __attribute__((visibility("default"))) int64_t run(const Call* call, int64_t threads) {
+struct Call {
+  void* function;
+  int64_t count, workspace, items;  // pointers, bytes of workspace of a thread, work items
+};
+
+struct Place {
+  int64_t array, distance;  // bytes from the first element of an array, or from zero for one that is none
+};
+
+// Where the elements of an array of Python are: its object's own first field (PyArray_DATA).
+INLINE int64_t elements(const Program* program, const char* object) {
+  int64_t at = 0;
+  if (object != program->none) memcpy(&at, object + program->head, sizeof at);
+  return at;
+}
+
+// Calls function(pointers..., workspace, item) for each item in [0, items), on up to `threads` threads.
+static bool run_call(const Call* call, void* const* arguments, int64_t threads) {
   Job job;
-  job.function = call->function, job.arguments = reinterpret_cast<void* const*>(call + 1);
-  job.workspace = call->workspace, job.items = int64_t(call->items);
-  job.call = call_with(int64_t(call->count), std::make_index_sequence<MAX_ARGUMENTS + 1>());
+  job.function = call->function, job.arguments = arguments;
+  job.workspace = size_t(call->workspace), job.items = call->items;
+  job.call = call_with(call->count, std::make_index_sequence<MAX_ARGUMENTS + 1>());
   int64_t helpers = min(threads, job.items) - 1;
   Pool* shared = helpers > 0 ? the_pool() : nullptr;
   if (shared && pthread_mutex_trylock(&shared->use) == 0) {
@@ -197,5 +213,20 @@ extern "C" __attribute__((visibility("default"))) int64_t run(const Call* call, 
   } else {
     job.work();
   }
-  return job.lacks_memory && job.next < job.items ? 1 : 0;
+  return !(job.lacks_memory && job.next < job.items);
+}
+
+// Runs the calls of a program one after the other. Returns the bytes of a workspace that there is no memory for, else 0.
+extern "C" __attribute__((visibility("default"))) int64_t run(const Program* program, const char* const* arrays,
+                                                              int64_t threads) {
+  const Call* call = reinterpret_cast<const Call*>(program + 1);
+  for (int64_t i = 0; i < program->calls; i++) {
+    const Place* places = reinterpret_cast<const Place*>(call + 1);
+    void* arguments[MAX_ARGUMENTS];
+    for (int64_t k = 0; k < call->count; k++)
+      arguments[k] = reinterpret_cast<void*>(elements(program, arrays[places[k].array]) + places[k].distance);
+    if (!run_call(call, arguments, threads)) return call->workspace;
+    call = reinterpret_cast<const Call*>(places + call->count);
+  }
+  return 0;
 }

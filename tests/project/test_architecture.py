@@ -130,7 +130,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "gpucnn.distributed.nccl": {"cupy", "gpucnn.distributed", "gpucnn.installing", "numpy"},
     "gpucnn.onnx": {
-        "gpucnn.__version__", "gpucnn.backends.backend", "gpucnn.backends.backend_named",
+        "gpucnn.__version__", "gpucnn.backends.backend", "gpucnn.backends.backend_named", "gpucnn.backends.cpu.library",
         "gpucnn.backends.listening", "gpucnn.backends.receive", "gpucnn.functional", "gpucnn.geometry",
         "gpucnn.installing", "gpucnn.nn", "gpucnn.numerics", "gpucnn.onnx", "ml_dtypes", "numpy", "onnx",
     },

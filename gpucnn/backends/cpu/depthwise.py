@@ -1,8 +1,8 @@
-"""Depthwise convolution in C++, and that of small groups: forward, dgrad and wgrad.
+"""Depthwise convolution in C++, and that of small groups or of few channels: forward, dgrad and wgrad.
 
-Lanes run along channels where each has one filter: in place where they are innermost in memory, else on blocks of
-channels that are transposed to the workspace and back. So they do in groups of 4, 8 or 16 channels, in place.
-`depthwise_groups` computes the others.
+Lanes run along channels where each has one filter and they fill vectors: in place where they are innermost in memory,
+else on blocks of channels that are transposed to the workspace and back. So they do in groups of 4, 8 or 16 channels,
+in place. `depthwise_groups` computes the others.
 """
 
 from __future__ import annotations
@@ -13,19 +13,14 @@ from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
-import numpy as np
-
 from gpucnn.backends.cpu import depthwise_groups
 from gpucnn.backends.cpu.depthwise_groups import by_group
 from gpucnn.backends.cpu.finishing import NOTHING, Finish
 from gpucnn.backends.cpu.library import Kernel, Launch, Layout, layout, strides
 from gpucnn.backends.dtypes import name_of
-from gpucnn.backends.listening import note_computed
-from gpucnn.backends.numpy import convolution as in_numpy
 from gpucnn.backends.numpy.memory import Array, scratch
 from gpucnn.geometry import Axis, ConvGeometry
 from gpucnn.geometry.axes import extent
-from gpucnn.numerics import algorithm
 
 _PIXELS, _PIXELS_GRADIENT, _PLANES, _PLANES_GRADIENT, _WEIGHT, _GRADIENT = (
     Kernel("depthwise", "depthwise_" + name)
@@ -37,6 +32,7 @@ _LANES, _LANES_GRADIENT, _LANES_WEIGHT, _LANES_TOTAL = (
 GROUPS = (4, 8, 16)  # channels of groups for which depthwise_lanes is built
 MAX_CHANNELS = 16  # of a small group, on either side
 WIDE = 8  # channels of a group that dgrad or a strided forward writes: more take 0.5 to 1 of the time as implicit GEMM
+FEW, FEW_PAIRS = 8, 12  # channels, and pairs in wgrad, of a single group: an implicit GEMM takes 1 to 18 times as long
 MIN_PAIRS = 32  # of channels of a group, for its wgrad to be an implicit GEMM
 VECTOR_BYTES = 64  # of the widest vector
 ITEM = 1 << 18  # multiply-adds of a work item, which take some 10 us
@@ -50,13 +46,16 @@ MAX_PARTS = 8  # of a wgrad's batch, each with partial sums
 BOX_BYTES = 384 << 10  # of a box's copies, which stay in the second-level cache
 CHUNKS = (64, 32, 16)  # channels that are transposed together: as many as let a box hold whole planes
 CACHED_BYTES = 8 << 20  # of images that last-level caches hold beside others
+FILLED, STRIDED_FILLED = 0.7, 0.5  # of the lanes: with fewer, lanes along positions take 0.2 to 0.9 of the time
 BLOCK = 7  # targets along the width of a register block
 
 
 def computes(direction: str, geometry: ConvGeometry) -> bool:
     """Whether this module computes a `direction` of a convolution of this geometry."""
     inputs, outputs, groups = geometry.channels
-    if groups == 1 or max(inputs, outputs) > MAX_CHANNELS * groups:
+    if groups == 1:
+        return max(inputs, outputs) <= FEW and (direction != "backward_weight" or inputs * outputs <= FEW_PAIRS)
+    if max(inputs, outputs) > MAX_CHANNELS * groups:
         return False
     if direction != "backward_weight":
         written, strides = inputs if direction == "backward_input" else outputs, [axis.stride for axis in geometry.axes]
@@ -82,20 +81,20 @@ def backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeomet
     layouts = layout(x), layout(grad_y)
     plan = _plan_gradient if _in_lanes(geometry, *layouts) else depthwise_groups.plan_gradient
     plan(*layouts, layout(grad_w), geometry, name_of(x.dtype))(x, grad_y, grad_w)
-    if plan is depthwise_groups.plan_gradient:
-        note_computed()
-        if not np.isfinite(grad_w).all():  # an infinity of x may have met the zeros between rows of grad_y
-            with algorithm("direct"), np.errstate(all="ignore"):
-                in_numpy.convolve_backward_weight(x, grad_y, grad_w, geometry)
 
 
 def _in_lanes(geometry: ConvGeometry, source: Layout, target: Layout) -> bool:
-    """Whether lanes run along channels: each has one filter, or groups are whole parts of a vector, or the reverse."""
+    """Whether lanes run along channels: each has one filter and they fill vectors, or groups are parts of a vector."""
     inputs, outputs, groups = geometry.channels
     if inputs != outputs:
         return False
-    whole = inputs * source.itemsize % VECTOR_BYTES == 0
-    return inputs == groups or (inputs // groups in GROUPS and whole and _is_innermost(source, target))
+    lanes, is_innermost = VECTOR_BYTES // source.itemsize, _is_innermost(source, target)
+    if inputs > groups:
+        return inputs // groups in GROUPS and inputs % lanes == 0 and is_innermost
+    if is_innermost or inputs >= 2 * lanes:
+        return inputs >= lanes
+    filled = inputs / (-(-inputs // lanes) * lanes)
+    return filled > (FILLED if all(axis.stride == 1 for axis in geometry.axes) else STRIDED_FILLED)
 
 
 def _contract(

@@ -13,6 +13,7 @@ import numpy as np
 
 from gpucnn.backends.cpu.finishing import NOTHING, Finish
 from gpucnn.backends.cpu.library import Kernel, Launch, Layout, strides
+from gpucnn.backends.listening import read
 from gpucnn.backends.numpy.memory import Array, scratch
 from gpucnn.geometry import Axis, ConvGeometry
 
@@ -177,6 +178,7 @@ def plan(
     contract = Launch(_GROUPS, dtype, values | {"items": items}, items, sizes.room)
 
     def run(source: Array, w: Array, bias: Array | None, target: Array) -> None:
+        read(sizes.table)
         weight = scratch("depthwise groups weight", (sizes.packed,), dtype)
         pack(w=w, bias=bias, weight=weight, table=sizes.table)
         contract(**{"from": source}, weight=weight, table=sizes.table, to=target)
@@ -200,9 +202,10 @@ def plan_gradient(
     total = Launch(_TOTAL, dtype, values)
 
     def run(x: Array, grad_y: Array, grad_w: Array) -> None:
+        read(sizes.table)
         partial = scratch("depthwise groups partial sums", (parts, grad_w.size), dtype)
         add(**{"from": x}, to=grad_y, table=sizes.table, partial=partial)
-        total(partial=partial, w=grad_w)
+        total(**{"from": x}, to=grad_y, table=sizes.table, partial=partial, w=grad_w)
 
     return run
 

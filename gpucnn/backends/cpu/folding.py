@@ -24,6 +24,8 @@ Contract = Callable[..., None]
 Index = tuple[slice, ...]
 
 MAX_CHANNELS = 8  # of a group of the image
+UNFILLED = (range(9, 13), range(17, 21))  # channels that leave a quarter of the lanes empty, or more
+MIN_FILTERS = 64  # of a group of a dgrad to so many channels
 MAX_FILTERS = 8  # of a group of a forward, which has the square of their number of channels
 MULTIPLY_ADDS = 1 << 18  # of an image, for which a forward's copies are worth their launches
 COLUMN_BYTES = 8 << 20  # of the columns of images that are folded together
@@ -36,7 +38,10 @@ def computes(direction: str, geometry: ConvGeometry) -> bool:
     if geometry.taps == 1 or direction == "backward_weight":
         return False
     if direction == "backward_input":
-        return inputs // groups <= MAX_CHANNELS and all(axis.stride <= axis.kernel for axis in geometry.axes)
+        channels = inputs // groups
+        is_unfilled = outputs // groups >= MIN_FILTERS and any(channels in each for each in UNFILLED)
+        is_few = channels <= MAX_CHANNELS or is_unfilled
+        return is_few and all(axis.stride <= axis.kernel for axis in geometry.axes)
     filters, work = outputs // groups, inputs * outputs // groups * geometry.taps * prod(geometry.output_size)
     is_few = filters <= MAX_FILTERS and inputs // groups >= filters**2 and work >= MULTIPLY_ADDS
     return is_few and all(axis.stride == 1 and max(axis.low, axis.high) <= _reach(axis) for axis in geometry.axes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -65,40 +65,73 @@ class Kernel:
 
 @cache
 def _run() -> Any:
-    """The function of threads.cpp that shares work items among threads."""
+    """The function of threads.cpp that runs programs."""
     run = builds.library("threads", "float32").run
-    run.argtypes = [ctypes.c_char_p, ctypes.c_int64]
+    run.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int64]
     run.restype = ctypes.c_int64
     return run
 
 
-class Launch:
-    """A kernel with all that it takes but its arrays; see `launch`. Made once for arrays of one layout, and kept."""
+Place = tuple[int, int]
+"""The number of an array of a call, and bytes from its first element; or of a None, and an address."""
 
-    __slots__ = ("_fixed", "_job", "_params", "_run", "arrays")
+
+class Launch:
+    """A kernel with all that it takes but its arrays; see `launch`. Made once for arrays of one layout, and kept.
+
+    Attributes
+    ----------
+    arrays : tuple of str
+        The names of the arrays that it takes.
+    function, workspace, items : int
+        Its address, bytes of workspace for a thread, and work items.
+    params : ctypes array
+        Its ``Params``.
+    """
+
+    __slots__ = ("_alone", "arrays", "function", "items", "params", "workspace")
 
     def __init__(
         self, kernel: Kernel, dtype: str, values: Mapping[str, Value], items: int = 1, workspace: int = 0
     ) -> None:
         self.arrays = kernel.arrays
+        self.function, self.items = kernel.address(dtype), items
+        self.workspace = workspace * np.dtype(dtype).itemsize
         params = struct.pack(kernel.format, *[values[name] for name in kernel.fields])
-        self._params = ctypes.create_string_buffer(params, len(params))
-        nbytes, pointers = workspace * np.dtype(dtype).itemsize, 1 + len(self.arrays)
-        self._fixed = kernel.address(dtype), pointers, nbytes, items, ctypes.addressof(self._params)
-        self._job = struct.Struct(f"@{len(self._fixed) + len(self.arrays)}P")  # as `run` of threads.cpp takes it
-        self._run = _run()
+        self.params = ctypes.create_string_buffer(params, len(params))
+        places = [(number, 0) for number in range(1, 1 + len(self.arrays))]
+        self._alone = Launches([(self, places)], 1 + len(places))
 
     def __call__(self, **arrays: Array | None) -> None:
         """Run it on arrays by name, more than it takes if need be."""
         given = [arrays[name] for name in self.arrays]
         if (listener := this_thread.listener) is not None:
             listener.launched(self, given)
-        self.run([0 if array is None else address(array) for array in given])
+        self._alone([None, *given])
 
-    def run(self, addresses: Iterable[int]) -> None:
-        """Run it on the arrays at these addresses, in the order of `arrays`; 0 is a null pointer."""
-        if self._run(self._job.pack(*self._fixed, *addresses), threads.get_num_threads()):
-            raise MemoryError(f"{self._fixed[2]} bytes of workspace for a thread")
+
+class Launches:
+    """Launches one after the other, as one call of C++: what lies between two in Python took as long as small ones."""
+
+    __slots__ = ("_code", "_kept", "_pack", "_run")
+
+    def __init__(self, steps: Sequence[tuple[Launch, Sequence[Place]]], count: int, kept: Sequence[Array] = ()) -> None:
+        """`steps` are launches with the places of what they take, in `count` arrays, or in `kept` by address."""
+        words = [len(steps), object.__basicsize__, id(None)]
+        for each, places in steps:
+            words += (each.function, 1 + len(places), each.workspace, each.items)
+            for place in ((0, ctypes.addressof(each.params)), *places):
+                words += place
+        self._code = struct.pack(f"={len(words)}q", *words)
+        self._pack = struct.Struct(f"{count}P").pack
+        self._kept = *kept, *[each.params for each, _ in steps]
+        self._run = _run()
+
+    def __call__(self, arrays: Sequence[Array | None]) -> None:
+        """Run them on arrays, of which the first is None; C++ reads where the elements of each are."""
+        lacking = self._run(self._code, self._pack(*map(id, arrays)), threads.get_num_threads())
+        if lacking:
+            raise MemoryError(f"{lacking} bytes of workspace for a thread")
 
 
 def launch(

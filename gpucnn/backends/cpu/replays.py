@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.cpu.library import Launch, address
+from gpucnn.backends.cpu.library import Launch, Launches, Place, address
 from gpucnn.backends.listening import listening
 from gpucnn.backends.numpy import pool
 from gpucnn.backends.numpy.memory import Array
@@ -26,9 +26,6 @@ LAUNCHING = frozenset({
     "linear_backward_input", "linear_backward_weight", "masked", "max_pool", "norm_apply", "norm_forward",
     "norm_statistics",
 })  # fmt: skip
-
-Place = tuple[int, int]
-"""The number of an array of a call, and bytes from its first element."""
 
 
 class CompiledReplays(Replays):
@@ -51,8 +48,8 @@ class CompiledReplays(Replays):
 class Recording:
     """The arrays and launches of a call.
 
-    Arrays are numbered: the null pointer is 0, then the caller's, then the new ones as they appear. Constants, the same
-    for all calls, are numbered from the other end: -1, -2, …
+    Arrays are numbered: 0 is none, then the caller's, then the new ones as they appear. Constants, the same for all
+    calls, have their addresses.
     """
 
     def __init__(self, given: Sequence[Array]) -> None:
@@ -74,9 +71,7 @@ class Recording:
 
     def constants(self, arrays: Sequence[Array]) -> None:
         """Record `arrays`, which a replay keeps."""
-        for array in arrays:
-            self._constants.append(array)
-            self._arrays[-len(self._constants)] = array
+        self._constants += arrays
 
     def computed(self) -> None:
         """Record that a result was computed without a launch."""
@@ -91,9 +86,10 @@ class Recording:
         """The place of an array, or of a part of it; the null pointer for one that NumPy made, which is no replay's."""
         at = address(array)
         for number, each in reversed(self._arrays.items()):  # of a buffer that was requested again, the last one
-            low, high = np.lib.array_utils.byte_bounds(each)
-            if low <= at < high:
+            if _holds(each, at):
                 return number, at - address(each)
+        if any(_holds(each, at) for each in self._constants):
+            return 0, at
         self._is_whole = False
         return 0, 0
 
@@ -116,18 +112,21 @@ class Recording:
                 makers[number - self._first_new] = _maker(each)
         if not self._is_whole or not self._steps:
             return None
-        constants = [*reversed(self._constants)]
-        steps = [(launch.run, places) for launch, places in self._steps]
+        launches = Launches(self._steps, self._first_new + len(makers), self._constants)
         is_tuple = isinstance(result, tuple)
 
         def replay(arrays: Sequence[Array]) -> Any:
-            call: list[Any] = [None, *arrays, *[make() for make in makers], *constants]
-            addresses = [0, *map(address, call[1:])]
-            for run, places in steps:
-                run([addresses[number] + distance for number, distance in places])
+            call = [None, *arrays, *[make() for make in makers]]
+            launches(call)
             return tuple([call[number] for number in answers]) if is_tuple else call[answers[0]]
 
         return replay
+
+
+def _holds(array: Array, at: int) -> bool:
+    """Whether an address is that of an element."""
+    low, high = np.lib.array_utils.byte_bounds(array)
+    return low <= at < high
 
 
 def _maker(form: Array) -> Callable[[], Array]:
