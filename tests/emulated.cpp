@@ -34,22 +34,26 @@ static void* symbol(const std::string& library, const std::string& name) {
 }
 
 int main() {
-  using run_t = int64_t (*)(const uintptr_t*, int64_t);
+  using run_t = int64_t (*)(const uintptr_t* program, const char* const* arrays, int64_t threads);
+  static const char NONE = 0;
+  const char* const none = &NONE;
   for (;;) {
     std::string runs = text(), kernels = text(), name = text(), params = text();
     int64_t workspace = number(), items = number(), threads = number();
     std::vector<std::string> memory(number());
     for (std::string& each : memory) each = text();
     int64_t count = number();
-    std::vector<uintptr_t> call = {  // as threads.cpp takes it
+    std::vector<uintptr_t> program = {  // as threads.cpp takes it: one call, whose places are addresses
+        1, 0, reinterpret_cast<uintptr_t>(none),
         reinterpret_cast<uintptr_t>(symbol(kernels, name)), uintptr_t(count + 1), uintptr_t(workspace), uintptr_t(items),
-        reinterpret_cast<uintptr_t>(params.data())};
+        0, reinterpret_cast<uintptr_t>(params.data())};
     for (; count > 0; count--) {
       int64_t place = number(), offset = number();
-      call.push_back(place < 0 ? 0 : reinterpret_cast<uintptr_t>(memory[place].data() + offset));
+      program.push_back(0);
+      program.push_back(place < 0 ? 0 : reinterpret_cast<uintptr_t>(memory[place].data() + offset));
     }
     run_t run = reinterpret_cast<run_t>(symbol(runs, "run"));
-    int64_t result = run(call.data(), threads);
+    int64_t result = run(program.data(), &none, threads);
     fwrite(&result, sizeof result, 1, stdout);
     for (const std::string& each : memory) fwrite(each.data(), 1, each.size(), stdout);
     fflush(stdout);
