@@ -64,10 +64,11 @@ def algorithm(direction: str, geometry: ConvGeometry, chosen: str | None = None,
 
 
 def _is_product(direction: str, geometry: ConvGeometry) -> bool:
-    """Whether channels of groups meet in a pixel: in C order, as a product, that takes 0.25 to 0.8 of the time."""
+    """Whether taps are 1 x 1, and channels meet in a pixel or rows are long: in C order 0.2 to 0.8 of the time."""
     inputs, outputs, groups = geometry.channels
     is_pointwise = all(axis.is_identity for axis in geometry.axes)
-    return direction != "backward_weight" and is_pointwise and max(inputs, outputs) > groups
+    pays = max(inputs, outputs) > groups or prod(geometry.output_size) >= POINTWISE_POSITIONS
+    return direction != "backward_weight" and is_pointwise and pays
 
 
 def contraction(
