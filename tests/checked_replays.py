@@ -45,7 +45,8 @@ def checked_replays() -> Iterator[None]:
 
     def new_and_spoiled(self: Any, *arguments: Any, **named: Any) -> Array:
         array = new(self, *arguments, **named)
-        self._makers[-1] = spoiling(self._makers[-1])
+        if not named["zeros"]:
+            self._makers[-1] = spoiling(self._makers[-1])
         return array
 
     with (

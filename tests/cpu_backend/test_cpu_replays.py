@@ -35,6 +35,8 @@ def numbers(*shape: int, seed: int = 0) -> Array:
 X, W, B = numbers(2, 4, 6, 5), numbers(8, 4, 3, 3, seed=1), numbers(8, seed=2)
 LAST = np.ascontiguousarray(X.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 DEEP = numbers(2, 32, 6, 5)
+GRAD, GRAD_LAST = numbers(2, 4, 6, 5, seed=9), LAST[::-1].transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
+MANY, LONG = numbers(40_000, 4), numbers(3, 8300)
 CHANNEL = [np.abs(numbers(4, seed=seed)) + 1 for seed in range(3, 7)]
 
 REPLAYED: dict[str, Callable[[], Any]] = {
@@ -64,6 +66,21 @@ REPLAYED: dict[str, Callable[[], Any]] = {
     "avg_pool2d_backward": lambda: F.avg_pool2d_backward(numbers(2, 4, 3, 2), X, 2),
     "batch_norm": lambda: F.batch_norm(X, *CHANNEL),
     "batch_norm without parameters": lambda: F.batch_norm(LAST, *CHANNEL[:2], activation="relu"),
+    "batch_norm_backward": lambda: F.batch_norm_backward(GRAD, X, None, None, *CHANNEL[2:], training=True),
+    "batch_norm_backward, channels last": lambda: F.batch_norm_backward(
+        GRAD_LAST, LAST, None, None, *CHANNEL[2:], training=True, activation="relu"
+    ),
+    "batch_norm_backward of short planes": lambda: F.batch_norm_backward(
+        X[:, :, :2, :2].copy(), GRAD[:, :, :2, :2].copy(), None, None, *CHANNEL[2:], training=True
+    ),
+    "batch_norm_backward in two passes": lambda: F.batch_norm_backward(
+        MANY[::-1].copy(), MANY, None, None, *CHANNEL[2:], training=True
+    ),
+    "instance_norm_backward": lambda: F.instance_norm_backward(GRAD, X, None, None, *CHANNEL[2:]),
+    "layer_norm_backward": lambda: F.layer_norm_backward(GRAD, X, 5, numbers(5), numbers(5)),
+    "layer_norm_backward of long rows": lambda: F.layer_norm_backward(LONG[::-1].copy(), LONG, 8300, *LONG[:2].copy()),
+    "rms_norm_backward": lambda: F.rms_norm_backward(GRAD, X, 5, numbers(5), rstd=np.ones((2, 4, 6), np.float32)),
+    "group_norm_backward": lambda: F.group_norm_backward(GRAD, X, 2, *CHANNEL[2:], needs=(True, False, False)),
     "layer_norm": lambda: F.layer_norm(X, 5, return_statistics=True),
     "group_norm": lambda: F.group_norm(X, 2, *CHANNEL[2:]),
     "bias_activation": lambda: F.bias_activation(X, CHANNEL[0], residual=X[::-1].copy(), activation="relu"),
