@@ -66,6 +66,9 @@ REPLAYED: dict[str, Callable[[], Any]] = {
     "avg_pool2d_backward": lambda: F.avg_pool2d_backward(numbers(2, 4, 3, 2), X, 2),
     "batch_norm": lambda: F.batch_norm(X, *CHANNEL),
     "batch_norm without parameters": lambda: F.batch_norm(LAST, *CHANNEL[:2], activation="relu"),
+    "batch_norm in training": lambda: F.batch_norm(X, *CHANNEL, training=True, return_statistics=True),
+    "instance_norm": lambda: F.instance_norm(X, None, None, *CHANNEL[2:]),
+    "instance_norm, channels last": lambda: F.instance_norm(LAST, *CHANNEL),
     "batch_norm_backward": lambda: F.batch_norm_backward(GRAD, X, None, None, *CHANNEL[2:], training=True),
     "batch_norm_backward, channels last": lambda: F.batch_norm_backward(
         GRAD_LAST, LAST, None, None, *CHANNEL[2:], training=True, activation="relu"
@@ -90,7 +93,6 @@ REPLAYED: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 READ_EACH_TIME: dict[str, Callable[[], Any]] = {
-    "batch_norm in training": lambda: F.batch_norm(X, *CHANNEL, training=True),
     "max_pool2d_backward": lambda: F.max_pool2d_backward(
         numbers(2, 4, 3, 2), X, 2, indices=np.zeros((2, 4, 3, 2), int)
     ),
@@ -99,6 +101,9 @@ READ_EACH_TIME: dict[str, Callable[[], Any]] = {
     "linear by BLAS": lambda: F.linear(numbers(2, 3), numbers(4, 3)),
     "relu": lambda: F.relu(X),
     "integers": lambda: F.conv2d(X.astype(np.int64), W.astype(np.int64)),
+    "running statistics of 16 bits": lambda: F.batch_norm(
+        X.astype(np.float16), *[array.astype(np.float16) for array in CHANNEL[:2]], training=True
+    ),
     "16 bits": lambda: F.conv2d(X.astype(np.float16), W.astype(np.float16)),
     "out": lambda: F.max_pool2d(X, 2, out=np.empty((2, 4, 3, 2), np.float32)),
     "elements between whole steps": lambda: F.max_pool2d(_shifted(X), 2),
@@ -195,6 +200,39 @@ def test_indices_are_checked_each_time(kept: dict[Any, Any]) -> None:
     indices[0] = 30
     with pytest.raises(ValueError, match="positions in the plane"):
         F.max_pool2d_backward(grad, X, 2, indices=indices)
+
+
+@pytest.mark.parametrize("norm", [lambda *given: F.batch_norm(*given, training=True), F.instance_norm])
+def test_running_statistics_move_each_time(norm: Callable[..., Any], kept: dict[Any, Any]) -> None:
+    x, expected = numbers(5, 4, 6, 5), [array.copy() for array in CHANNEL[:2]]
+    running = [np.stack([array] * 2, -1)[:, 1] for array in expected]  # columns of tables
+    for change in (1, 2, 3):
+        norm(x * np.float32(change), *running)
+        with backends.backend("numpy"):
+            norm(x * np.float32(change), *expected)
+    np.testing.assert_allclose(running, expected, rtol=1e-6)
+    assert [replay is not None for replay in kept.values()] == [True]
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_running_statistics_that_became_read_only_are_refused(at: int, kept: dict[Any, Any]) -> None:
+    running = [array.copy() for array in CHANNEL[:2]]
+    for _ in range(2):
+        F.batch_norm(X, *running, training=True)
+    before = [array.copy() for array in running]
+    running[at].flags.writeable = False
+    for _ in range(2):
+        with pytest.raises(ValueError, match="is read-only"):
+            F.batch_norm(X, *running, training=True)
+    np.testing.assert_array_equal(running, before)
+
+
+@pytest.mark.parametrize("impostor", [1, 0, None, "yes"])
+def test_an_equal_of_true_is_refused_after_a_replayed_call(impostor: Any, kept: dict[Any, Any]) -> None:
+    for training in (True, False):
+        F.batch_norm(X, *CHANNEL, training)
+    with pytest.raises(TypeError, match="training"):
+        F.batch_norm(X, *CHANNEL, impostor)
 
 
 def test_what_is_not_finite_is_found_each_time(kept: dict[Any, Any]) -> None:

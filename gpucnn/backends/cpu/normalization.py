@@ -20,10 +20,11 @@ import numpy as np
 
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cpu.elementwise import ACTIVATIONS
-from gpucnn.backends.cpu.library import Kernel, Launch, Value, launch
+from gpucnn.backends.cpu.library import Kernel, Launch, Value, launch, strides
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.layout import channels_are_inner
-from gpucnn.backends.listening import read
+from gpucnn.backends.listening import note_computed, read
+from gpucnn.backends.numpy import normalization as plain
 from gpucnn.backends.numpy import pool
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import NormGeometry
@@ -41,7 +42,7 @@ MAX_LANES = 16  # values of a vector, of which the last one of a row may be no w
 _FORWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_forward") for name in ("planes", "lanes", "rows")}
 _APPLY = {name: Kernel(f"norm_{name}", f"norm_{name}_apply") for name in ("planes", "lanes", "rows")}
 _BACKWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_backward") for name in ("planes", "lanes", "rows")}
-_RSTD, _TOTALS = Kernel("norm_rstd"), Kernel("norm_totals")
+_RSTD, _TOTALS, _MOVING_AVERAGE = Kernel("norm_rstd"), Kernel("norm_totals"), Kernel("moving_average")
 _MOMENTS, _COMBINE = Kernel("norm_lanes", "norm_lanes_moments"), Kernel("norm_lanes", "norm_lanes_combine")
 _SHARES, _COLUMNS = Kernel("norm_rows", "norm_rows_shares"), Kernel("norm_rows", "norm_rows_columns")
 _SUMS, _GRADIENT = Kernel("norm_lanes", "norm_lanes_sums"), Kernel("norm_lanes", "norm_lanes_gradient")
@@ -122,6 +123,17 @@ def norm_backward(
     arrays |= {"grad_x": form.place(grad_x), "grad_weight": grad_weight, "grad_bias": grad_bias}
     _backward(form, arrays, geometry.centred)
     form.give(arrays["grad_x"], grad_x)
+
+
+def moving_average(found: Array, average: Array, factor: float, momentum: float) -> None:
+    """Average [C] = ``(1 - momentum) * average + momentum * mean``, where that is the mean over N of found * factor."""
+    if average.dtype != found.dtype:
+        note_computed()
+        return plain.moving_average(found, average, factor, momentum)
+    n, c = found.shape[:2]
+    values = {"n": n, "c": c, **strides("average", average, "c"), "factor": factor, "momentum": momentum}
+    arrays = {"found": np.ascontiguousarray(found), "average": average}
+    Launch(_MOVING_AVERAGE, name_of(found.dtype), values, workspace=c)(**arrays)  # not kept: momentum may vary
 
 
 # --- Launches -----------------------------------------------------------------------------------------------------

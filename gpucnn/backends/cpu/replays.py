@@ -23,9 +23,12 @@ from gpucnn.backends.replaying import Recorded, Replay, Replays
 LAUNCHING = frozenset({
     "average_pool", "average_pool_backward", "bias_activation", "convolve", "convolve_backward_input",
     "convolve_backward_weight", "copy", "im2col", "interpolate", "interpolate_backward", "linear",
-    "linear_backward_input", "linear_backward_weight", "masked", "max_pool", "norm_activation_backward",
-    "norm_apply", "norm_backward", "norm_forward", "norm_statistics",
+    "linear_backward_input", "linear_backward_weight", "masked", "max_pool", "moving_average",
+    "norm_activation_backward", "norm_apply", "norm_backward", "norm_forward", "norm_statistics",
 })  # fmt: skip
+
+FORM = ("shape", "strides", "dtype", "flags.aligned", "flags.writeable")
+"""All that calls depend on of each array."""
 
 
 class CompiledReplays(Replays):
@@ -33,7 +36,7 @@ class CompiledReplays(Replays):
 
     def __init__(self, serves: Callable[[], bool]) -> None:
         """`serves` says whether compiled kernels compute on NumPy arrays at this time."""
-        super().__init__(np.ndarray, partial(map, attrgetter("shape", "strides", "dtype", "flags.aligned")), serves)
+        super().__init__(np.ndarray, partial(map, attrgetter(*FORM)), serves)
 
     def record(self, arrays: Sequence[Array], call: Callable[[], Any], out: Array | None) -> Recorded:
         """Run a call and record it; with `out`, whose overlap with others is checked each time, there is no replay."""
