@@ -167,6 +167,7 @@ RESULTS: dict[str, Callable[..., Named]] = {
     "norm_backward_affine": lambda backend, grad_y, x, *others: (
         {"weight": None, "grad_x": None} | _affine(backend, x)
     ),
+    "moving_average": lambda backend, found, *others: {"average": backend.xp.ones(found.shape[1], found.dtype)},
     "masked": lambda backend, values, mask: {"y": backend.xp.empty_like(values)},
     "copy": _copy,
     "bias_activation": _like("y"),
@@ -650,6 +651,7 @@ def _norm_calls(name: str, geometry: NormGeometry, dtype: str, order: str) -> It
         "norm_backward_affine": lambda: (grad(), x(), *statistics(0, 2), geometry),
         "norm_backward_input": lambda: (grad(), x(), *statistics(0, 2), weight(), geometry),
         "norm_backward": lambda: (grad(), x(), *statistics(0, 2), weight(), geometry),
+        "moving_average": lambda: (*statistics(1), 1.25, 0.1),
     }  # fmt: skip
     yield from _calls(name, made)
 

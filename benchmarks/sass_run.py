@@ -555,6 +555,15 @@ class _Block:
     def _f2i(self, one: Instruction, result: str, a: str) -> None:
         self._set(result, np.nan_to_num(self._float(a)).astype(np.int64))
 
+    def _f2f(self, one: Instruction, result: str, a: str) -> None:
+        """A float64, in a pair of registers or in constant memory, as float32."""
+        if _BANK.match(a) is None:
+            value = self._pair(a)
+        else:
+            low, high = (word.astype(np.int64) for word in self._constant(a, 2))
+            value = low | (high << 32)
+        self._set(result, value.view(np.float64).astype(np.float32))
+
     def _f2fp(self, one: Instruction, result: str, a: str, b: str) -> None:
         halves = [self._float(each).astype(np.float16) for each in (a, b)]
         if "RELU" in one.modifiers:

@@ -347,6 +347,13 @@ class Backend(ABC):
         grad_y. Each has the same bits with and without the others.
         """
 
+    @primitive
+    def moving_average(self, found: Array, average: Array, factor: float, momentum: float) -> None:
+        """Average [C] = ``(1 - momentum) * average + momentum * mean``, in place, in any floating dtype.
+
+        The mean is that over N of found [N, C, 1, 1], in the dtype of statistics, times the factor.
+        """
+
     # --- Of x of any shape, a new array in the dtype that sums are kept in: by `xp`, or a backend's kernels ---------
 
     def softmax(self, x: Array, axis: int, is_log: bool) -> Array:

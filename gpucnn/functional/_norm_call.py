@@ -146,8 +146,7 @@ class NormCall(Call):
             mean, rstd = self.batch_statistics(geometry, running, True)
             return self.applied(shape, mean, rstd), mean, rstd
         y, mean, var, rstd = self.forward(geometry)
-        unbiased = var * (geometry.count / (geometry.count - 1))
-        self.update(running, mean.reshape(-1), unbiased.reshape(-1))
+        self.update(running, mean, var, geometry.count)
         return y, mean, rstd
 
     def batch_statistics(self, geometry: NormGeometry, running: Running, training: bool) -> tuple[Array, Array]:
@@ -163,9 +162,8 @@ class NormCall(Call):
         """Output by the images' own statistics, and these, [N, C, 1, 1]; updates the running ones."""
         geometry = NormGeometry(shape, ROW)
         y, mean, var, rstd = self.forward(geometry)
-        if shape[0] and running[0] is not None:
-            unbiased = var * (geometry.count / (geometry.count - 1))
-            self.update(running, mean.mean(axis=(0, 2, 3)), unbiased.mean(axis=(0, 2, 3)))
+        if shape[0]:
+            self.update(running, mean, var, geometry.count)
         return y, mean, rstd
 
     def rows(self, shape: Shape4, centred: bool = True) -> tuple[Array, Array, Array]:
@@ -194,11 +192,11 @@ class NormCall(Call):
         mean, var = self.running_statistics(running)
         return mean.copy(), self.reciprocal(var)
 
-    def update(self, running: Running, mean: Array, var: Array) -> None:
-        """Move the running statistics towards the batch's, in place."""
-        for array, new in zip(running, (mean, var), strict=True):
+    def update(self, running: Running, mean: Array, var: Array, count: int) -> None:
+        """Move the running statistics towards those of the images, whose biased variances are of `count` values."""
+        for array, found, factor in zip(running, (mean, var), (1.0, count / (count - 1)), strict=True):
             if array is not None:
-                array[...] = (1 - self.momentum) * array.astype(new.dtype, copy=False) + self.momentum * new
+                self.backend.moving_average(found, array, factor, self.momentum)
 
     def spread(self, array: Array | None, shape: Shape4) -> Array | None:
         """Weight or bias as [1, G, C, 1], in the dtype of statistics."""

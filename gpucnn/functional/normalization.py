@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpucnn.backends.deferring import deferring
 from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Needs
 from gpucnn.functional._norm_call import BATCH, ROW, NormCall, batch_shape, instance_shape
@@ -14,6 +13,7 @@ from gpucnn.geometry.arguments import boolean
 __all__ = ["batch_norm", "batch_norm_backward", "instance_norm", "instance_norm_backward"]
 
 
+@replayed
 def batch_norm(
     input: Array,
     running_mean: Array | None,
@@ -93,34 +93,6 @@ def batch_norm(
     array([[-1., -1.],
            [ 1.,  1.]])
     """
-    normalise = _own_batch_norm if training is not False else _kept_batch_norm
-    parameters = (input, running_mean, running_var, weight, bias, training, momentum, eps)
-    return normalise(
-        *parameters,
-        return_statistics=return_statistics,
-        residual=residual,
-        activation=activation,
-        negative_slope=negative_slope,
-        out=out,
-    )
-
-
-def _batch_norm(
-    input: Array,
-    running_mean: Array | None,
-    running_var: Array | None,
-    weight: Array | None,
-    bias: Array | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    *,
-    return_statistics: bool,
-    residual: Array | None,
-    activation: str | None,
-    negative_slope: float,
-    out: Array | None,
-) -> Any:
     call = NormCall(
         "batch_norm",
         input,
@@ -145,10 +117,6 @@ def _batch_norm(
         y, *found = call.batch(shape, running)
         statistics = tuple(found)
     return call.result((y, *(array.reshape(-1) for array in statistics)) if gives_statistics else y)
-
-
-_own_batch_norm = deferring(_batch_norm)
-_kept_batch_norm = replayed(_batch_norm)  # in training the running statistics move, by no launch
 
 
 @replayed
@@ -238,7 +206,7 @@ def batch_norm_backward(
     return call.result((grad_x, None, None, *others))
 
 
-@deferring
+@replayed
 def instance_norm(
     input: Array,
     running_mean: Array | None = None,

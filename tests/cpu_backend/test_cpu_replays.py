@@ -35,6 +35,8 @@ def numbers(*shape: int, seed: int = 0) -> Array:
 X, W, B = numbers(2, 4, 6, 5), numbers(8, 4, 3, 3, seed=1), numbers(8, seed=2)
 LAST = np.ascontiguousarray(X.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 DEEP = numbers(2, 32, 6, 5)
+GRAD, GRAD_LAST = numbers(2, 4, 6, 5, seed=9), LAST[::-1].transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
+MANY, LONG = numbers(40_000, 4), numbers(3, 8300)
 CHANNEL = [np.abs(numbers(4, seed=seed)) + 1 for seed in range(3, 7)]
 
 REPLAYED: dict[str, Callable[[], Any]] = {
@@ -64,6 +66,24 @@ REPLAYED: dict[str, Callable[[], Any]] = {
     "avg_pool2d_backward": lambda: F.avg_pool2d_backward(numbers(2, 4, 3, 2), X, 2),
     "batch_norm": lambda: F.batch_norm(X, *CHANNEL),
     "batch_norm without parameters": lambda: F.batch_norm(LAST, *CHANNEL[:2], activation="relu"),
+    "batch_norm in training": lambda: F.batch_norm(X, *CHANNEL, training=True, return_statistics=True),
+    "instance_norm": lambda: F.instance_norm(X, None, None, *CHANNEL[2:]),
+    "instance_norm, channels last": lambda: F.instance_norm(LAST, *CHANNEL),
+    "batch_norm_backward": lambda: F.batch_norm_backward(GRAD, X, None, None, *CHANNEL[2:], training=True),
+    "batch_norm_backward, channels last": lambda: F.batch_norm_backward(
+        GRAD_LAST, LAST, None, None, *CHANNEL[2:], training=True, activation="relu"
+    ),
+    "batch_norm_backward of short planes": lambda: F.batch_norm_backward(
+        X[:, :, :2, :2].copy(), GRAD[:, :, :2, :2].copy(), None, None, *CHANNEL[2:], training=True
+    ),
+    "batch_norm_backward in two passes": lambda: F.batch_norm_backward(
+        MANY[::-1].copy(), MANY, None, None, *CHANNEL[2:], training=True
+    ),
+    "instance_norm_backward": lambda: F.instance_norm_backward(GRAD, X, None, None, *CHANNEL[2:]),
+    "layer_norm_backward": lambda: F.layer_norm_backward(GRAD, X, 5, numbers(5), numbers(5)),
+    "layer_norm_backward of long rows": lambda: F.layer_norm_backward(LONG[::-1].copy(), LONG, 8300, *LONG[:2].copy()),
+    "rms_norm_backward": lambda: F.rms_norm_backward(GRAD, X, 5, numbers(5), rstd=np.ones((2, 4, 6), np.float32)),
+    "group_norm_backward": lambda: F.group_norm_backward(GRAD, X, 2, *CHANNEL[2:], needs=(True, False, False)),
     "layer_norm": lambda: F.layer_norm(X, 5, return_statistics=True),
     "group_norm": lambda: F.group_norm(X, 2, *CHANNEL[2:]),
     "bias_activation": lambda: F.bias_activation(X, CHANNEL[0], residual=X[::-1].copy(), activation="relu"),
@@ -73,7 +93,6 @@ REPLAYED: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 READ_EACH_TIME: dict[str, Callable[[], Any]] = {
-    "batch_norm in training": lambda: F.batch_norm(X, *CHANNEL, training=True),
     "max_pool2d_backward": lambda: F.max_pool2d_backward(
         numbers(2, 4, 3, 2), X, 2, indices=np.zeros((2, 4, 3, 2), int)
     ),
@@ -82,6 +101,9 @@ READ_EACH_TIME: dict[str, Callable[[], Any]] = {
     "linear by BLAS": lambda: F.linear(numbers(2, 3), numbers(4, 3)),
     "relu": lambda: F.relu(X),
     "integers": lambda: F.conv2d(X.astype(np.int64), W.astype(np.int64)),
+    "running statistics of 16 bits": lambda: F.batch_norm(
+        X.astype(np.float16), *[array.astype(np.float16) for array in CHANNEL[:2]], training=True
+    ),
     "16 bits": lambda: F.conv2d(X.astype(np.float16), W.astype(np.float16)),
     "out": lambda: F.max_pool2d(X, 2, out=np.empty((2, 4, 3, 2), np.float32)),
     "elements between whole steps": lambda: F.max_pool2d(_shifted(X), 2),
@@ -178,6 +200,39 @@ def test_indices_are_checked_each_time(kept: dict[Any, Any]) -> None:
     indices[0] = 30
     with pytest.raises(ValueError, match="positions in the plane"):
         F.max_pool2d_backward(grad, X, 2, indices=indices)
+
+
+@pytest.mark.parametrize("norm", [lambda *given: F.batch_norm(*given, training=True), F.instance_norm])
+def test_running_statistics_move_each_time(norm: Callable[..., Any], kept: dict[Any, Any]) -> None:
+    x, expected = numbers(5, 4, 6, 5), [array.copy() for array in CHANNEL[:2]]
+    running = [np.stack([array] * 2, -1)[:, 1] for array in expected]  # columns of tables
+    for change in (1, 2, 3):
+        norm(x * np.float32(change), *running)
+        with backends.backend("numpy"):
+            norm(x * np.float32(change), *expected)
+    np.testing.assert_allclose(running, expected, rtol=1e-6)
+    assert [replay is not None for replay in kept.values()] == [True]
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_running_statistics_that_became_read_only_are_refused(at: int, kept: dict[Any, Any]) -> None:
+    running = [array.copy() for array in CHANNEL[:2]]
+    for _ in range(2):
+        F.batch_norm(X, *running, training=True)
+    before = [array.copy() for array in running]
+    running[at].flags.writeable = False
+    for _ in range(2):
+        with pytest.raises(ValueError, match="is read-only"):
+            F.batch_norm(X, *running, training=True)
+    np.testing.assert_array_equal(running, before)
+
+
+@pytest.mark.parametrize("impostor", [1, 0, None, "yes"])
+def test_an_equal_of_true_is_refused_after_a_replayed_call(impostor: Any, kept: dict[Any, Any]) -> None:
+    for training in (True, False):
+        F.batch_norm(X, *CHANNEL, training)
+    with pytest.raises(TypeError, match="training"):
+        F.batch_norm(X, *CHANNEL, impostor)
 
 
 def test_what_is_not_finite_is_found_each_time(kept: dict[Any, Any]) -> None:

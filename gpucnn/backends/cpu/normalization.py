@@ -20,10 +20,11 @@ import numpy as np
 
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cpu.elementwise import ACTIVATIONS
-from gpucnn.backends.cpu.library import Kernel, Launch, Value, launch
+from gpucnn.backends.cpu.library import Kernel, Launch, Value, launch, strides
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.layout import channels_are_inner
-from gpucnn.backends.listening import read
+from gpucnn.backends.listening import note_computed, read
+from gpucnn.backends.numpy import normalization as plain
 from gpucnn.backends.numpy import pool
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import NormGeometry
@@ -41,7 +42,7 @@ MAX_LANES = 16  # values of a vector, of which the last one of a row may be no w
 _FORWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_forward") for name in ("planes", "lanes", "rows")}
 _APPLY = {name: Kernel(f"norm_{name}", f"norm_{name}_apply") for name in ("planes", "lanes", "rows")}
 _BACKWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_backward") for name in ("planes", "lanes", "rows")}
-_RSTD = Kernel("norm_rstd")
+_RSTD, _TOTALS, _MOVING_AVERAGE = Kernel("norm_rstd"), Kernel("norm_totals"), Kernel("moving_average")
 _MOMENTS, _COMBINE = Kernel("norm_lanes", "norm_lanes_moments"), Kernel("norm_lanes", "norm_lanes_combine")
 _SHARES, _COLUMNS = Kernel("norm_rows", "norm_rows_shares"), Kernel("norm_rows", "norm_rows_columns")
 _SUMS, _GRADIENT = Kernel("norm_lanes", "norm_lanes_sums"), Kernel("norm_lanes", "norm_lanes_gradient")
@@ -117,18 +118,22 @@ def norm_backward(
     ``grad_x = rstd * (g - mean(g) - h * mean(g * h))``: the contributions through mean and variance are subtracted.
     Without a mean there is no mean(g).
     """
-    totals: Any = (0, 0)
-    if x.size:
-        form = _form(x, geometry.axes == ROW)
-        arrays = {"grad_y": form.of(grad_y), "x": form.of(x), **form.parameters(mean=mean, rstd=rstd, weight=weight)}
-        out = form.place(grad_x)
-        sums = _backward(form, {**arrays, "grad_x": out}, geometry.centred)
-        form.give(out, grad_x)
-        totals = sums.reshape(2, 1, *x.shape[1:3], 1, -1)  # NumPy takes 10 ns for each sum, of one number too
-        totals = totals[..., 0] if totals.shape[-1] == 1 else totals.sum(axis=-1)
-    for array, total in zip((grad_bias, grad_weight), totals, strict=True):
-        if array is not None:
-            array[...] = total
+    form = _form(x, geometry.axes == ROW)
+    arrays = {"grad_y": form.of(grad_y), "x": form.of(x), **form.parameters(mean=mean, rstd=rstd, weight=weight)}
+    arrays |= {"grad_x": form.place(grad_x), "grad_weight": grad_weight, "grad_bias": grad_bias}
+    _backward(form, arrays, geometry.centred)
+    form.give(arrays["grad_x"], grad_x)
+
+
+def moving_average(found: Array, average: Array, factor: float, momentum: float) -> None:
+    """Average [C] = ``(1 - momentum) * average + momentum * mean``, where that is the mean over N of found * factor."""
+    if average.dtype != found.dtype:
+        note_computed()
+        return plain.moving_average(found, average, factor, momentum)
+    n, c = found.shape[:2]
+    values = {"n": n, "c": c, **strides("average", average, "c"), "factor": factor, "momentum": momentum}
+    arrays = {"found": np.ascontiguousarray(found), "average": average}
+    Launch(_MOVING_AVERAGE, name_of(found.dtype), values, workspace=c)(**arrays)  # not kept: momentum may vary
 
 
 # --- Launches -----------------------------------------------------------------------------------------------------
@@ -146,10 +151,6 @@ def _forward(
 ) -> None:
     """Statistics and, where there is an array for it, y."""
     mean, var, rstd = statistics
-    if not x.size:
-        mean[...], var[...] = 0, 0
-        rstd[...] = 1 / np.sqrt(var + eps)
-        return
     form = _form(x, geometry.axes == ROW)
     arrays = {"x": form.of(x), "mean": mean, "var": var, "rstd": rstd}
     if form.name == "lanes" and form.is_split:
@@ -176,8 +177,6 @@ def _apply(
     epilogue: Epilogue,
 ) -> None:
     """The epilogue's values, or with grad_y the gradient with respect to the activation's input."""
-    if not x.size:
-        return
     form = _form(x, len(mean) > 1)
     arrays = {"grad_y": form.of(grad_y), "x": form.of(x), "residual": form.of(epilogue.residual)}
     arrays |= form.parameters(mean=mean, rstd=rstd, weight=weight, bias=bias)
@@ -186,24 +185,24 @@ def _apply(
     form.give(arrays["y"], y)
 
 
-def _backward(form: _Form, arrays: dict[str, Array | None], centred: bool) -> Array:
-    """The sums [2, affine] of grad_y and of grad_y * h; and the gradient, where there is an array for it."""
-    if not form.is_split:
-        partial = np.empty((form.parts, 2, form.affine))
-        form.launch(_BACKWARD[form.name], {**arrays, "sums": partial}, form.items, centred=centred)
-        return np.asarray(partial.sum(axis=0))
-    if form.name == "rows":
-        sums, of_h, shift = np.empty((2, form.affine)), *(np.empty_like(arrays["rstd"]) for _ in range(2))
-        arrays |= {"of_h": of_h, "shift": shift, "sums": sums}
+def _backward(form: _Form, arrays: dict[str, Array | None], centred: bool) -> None:
+    """The gradients that there are arrays for."""
+    by_columns, in_two_passes = (form.is_split and form.name == name for name in ("rows", "lanes"))
+    parts = 1 if by_columns else form.parts
+    arrays["sums"] = pool.empty((parts, 2, form.affine), np.float64)
+    if by_columns:
+        rstd: Any = arrays["rstd"]
+        arrays |= {name: pool.empty(rstd.shape, rstd.dtype) for name in ("of_h", "shift")}
         form.launch(_SHARES, arrays, form.items, centred=centred)
         form.launch(_COLUMNS, arrays, form.parts)
-        return sums
-    partial = np.empty((form.parts, 2, form.affine))
-    form.launch(_SUMS, {**arrays, "sums": partial}, form.parts)
-    sums = partial.sum(axis=0)
-    if arrays["grad_x"] is not None:
-        form.launch(_GRADIENT, {**arrays, "sums": sums}, form.passes)
-    return np.asarray(sums)
+    elif in_two_passes:
+        form.launch(_SUMS, arrays, parts)
+    else:
+        form.launch(_BACKWARD[form.name], arrays, form.items, centred=centred)
+    if in_two_passes or arrays["grad_weight"] is not None:
+        form.launch(_TOTALS, arrays, 1, parts=parts, affine=form.affine)
+    if in_two_passes and arrays["grad_x"] is not None:
+        form.launch(_GRADIENT, arrays, form.passes)
 
 
 def _fields(epilogue: Epilogue) -> dict[str, Value]:
@@ -257,7 +256,7 @@ class _Form:
         return array.transpose(0, 3, 1, 2) if self.is_last else array
 
 
-_DEFAULTS: dict[str, Value] = {"eps": 0.0, "activation": 0, "negative_slope": 0.0, "centred": True}
+_DEFAULTS: dict[str, Value] = {"eps": 0.0, "activation": 0, "negative_slope": 0.0, "centred": True, "per_affine": 1}
 
 
 @lru_cache(maxsize=1024)

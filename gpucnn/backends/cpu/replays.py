@@ -23,9 +23,12 @@ from gpucnn.backends.replaying import Recorded, Replay, Replays
 LAUNCHING = frozenset({
     "average_pool", "average_pool_backward", "bias_activation", "convolve", "convolve_backward_input",
     "convolve_backward_weight", "copy", "im2col", "interpolate", "interpolate_backward", "linear",
-    "linear_backward_input", "linear_backward_weight", "masked", "max_pool", "norm_apply", "norm_forward",
-    "norm_statistics",
+    "linear_backward_input", "linear_backward_weight", "masked", "max_pool", "moving_average",
+    "norm_activation_backward", "norm_apply", "norm_backward", "norm_forward", "norm_statistics",
 })  # fmt: skip
+
+FORM = ("shape", "strides", "dtype", "flags.aligned", "flags.writeable")
+"""All that calls depend on of each array."""
 
 
 class CompiledReplays(Replays):
@@ -33,7 +36,7 @@ class CompiledReplays(Replays):
 
     def __init__(self, serves: Callable[[], bool]) -> None:
         """`serves` says whether compiled kernels compute on NumPy arrays at this time."""
-        super().__init__(np.ndarray, partial(map, attrgetter("shape", "strides", "dtype", "flags.aligned")), serves)
+        super().__init__(np.ndarray, partial(map, attrgetter(*FORM)), serves)
 
     def record(self, arrays: Sequence[Array], call: Callable[[], Any], out: Array | None) -> Recorded:
         """Run a call and record it; with `out`, whose overlap with others is checked each time, there is no replay."""
@@ -56,6 +59,7 @@ class Recording:
         self._arrays = dict(enumerate(given, 1))  # kept alive, so that no other has its address
         self._first_new = 1 + len(given)
         self._makers: list[Callable[[], Array]] = []
+        self._zeroed: list[int] = []  # new ones that are made as zeros
         self._constants: list[Array] = []
         self._steps: list[tuple[Launch, list[Place]]] = []
         self._is_whole = all(array.size for array in given)
@@ -65,7 +69,10 @@ class Recording:
         with listening(None):
             array = make(shape, dtype)
         self._is_whole &= array.size > 0
-        self._arrays[self._first_new + len(self._makers)] = array
+        number = self._first_new + len(self._makers)
+        self._arrays[number] = array
+        if zeros:
+            self._zeroed.append(number)
         self._makers.append(partial(make, shape, dtype))
         return array
 
@@ -107,7 +114,7 @@ class Recording:
             answers.append(number)
             if each is not None:  # `out` is none of the new arrays
                 is_new = number >= self._first_new and distance == 0 and each.size == self._arrays[number].size
-                if not is_new or number in answers[:-1]:
+                if not is_new or number in {*answers[:-1], *self._zeroed}:
                     return None
                 makers[number - self._first_new] = _maker(each)
         if not self._is_whole or not self._steps:

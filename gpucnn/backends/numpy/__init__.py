@@ -40,6 +40,7 @@ class NumpyBackend(Backend):
     host = True
 
     empty = staticmethod(memory.empty_in_c_order)
+    zeros = staticmethod(memory.zeros)
     empty_like = staticmethod(memory.empty)
     empty_weight = staticmethod(memory.empty_weight)
     sgd = staticmethod(optimization.sgd)

@@ -84,6 +84,14 @@ def empty_in_c_order(shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
     return pool.empty(shape, dtype)
 
 
+def zeros(shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
+    """An array of zeros in C order."""
+    if (listener := this_thread.listener) is not None:
+        recorded: Array = listener.new(np.zeros, shape, dtype, zeros=True)
+        return recorded
+    return np.zeros(shape, dtype)
+
+
 def empty_weight(shape: tuple[int, ...], dtype: Any, x: Array) -> Array:
     """An array [OC, C / groups, *k] for a weight's gradient: with OC innermost where each filter reads all of x."""
     if x.shape[1] != shape[1]:

@@ -184,6 +184,12 @@ def norm_backward(
             array[...] = total.reshape(array.shape)
 
 
+def moving_average(found: Array, average: Array, factor: float, momentum: float) -> None:
+    """Average [C] = ``(1 - momentum) * average + momentum * mean``, where that is the mean over N of found * factor."""
+    mean = (found * factor).mean(axis=(0, 2, 3))
+    average[...] = (1 - momentum) * average.astype(mean.dtype, copy=False) + momentum * mean
+
+
 # --- Pieces -------------------------------------------------------------------------------------------------------
 
 Operands = tuple[Array, Array, Array, Array, Array | None]  # grad_y, x, mean, rstd, weight

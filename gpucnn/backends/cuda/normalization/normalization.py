@@ -31,6 +31,7 @@ BACKWARD_SUMS_COMBINE = Kernel("norm_backward_sums", "NormParams", "norm_backwar
 APPLY = Kernel("norm_apply", "NormParams")
 BACKWARD_APPLY = Kernel("norm_backward_apply", "NormParams")
 ACTIVATION_BACKWARD = Kernel("norm_activation_backward", "NormParams")
+MOVING_AVERAGE = Kernel("moving_average", "MovingAverageParams")
 ROWS = Kernel("norm_rows", "NormRowParams")
 ROWS_BACKWARD = Kernel("norm_rows_backward", "NormRowParams")
 
@@ -198,6 +199,19 @@ def norm_statistics(
     launch(runtime, STATISTICS, x.dtype, arrays, tiled.work, read, eps=eps, centred=geometry.centred)
     if parts is not None:
         launch(runtime, STATISTICS_COMBINE, x.dtype, arrays, tiled.combine, eps=eps)
+
+
+def moving_average(runtime: Runtime, found: Array, average: Array, factor: float, momentum: float) -> None:
+    """Average [C] = ``(1 - momentum) * average + momentum * mean``, where that is the mean over N of found * factor."""
+    arrays = {"found": found, "average": average}
+    launch(runtime, MOVING_AVERAGE, average.dtype, arrays, _moving_average_work, factor=factor, momentum=momentum)
+
+
+def _moving_average_work(found: Layout, average: Layout, factor: float, momentum: float) -> Work:
+    n, c = found.shape[:2]
+    fields: Fields = {"n": n, "c": c, "found_n": _step(found, 0), "found_c": _step(found, 1)}
+    fields |= {"average_c": _step(average, 0), "factor": factor, "momentum": momentum, "kept": 1 - momentum}
+    return Work(fields, threads=c)
 
 
 # --- Sums of the backward pass ------------------------------------------------------------------------------------
