@@ -9,7 +9,8 @@ from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call, Needs, image_shape, lifted, needed
 from gpucnn.geometry import ConvGeometry, Padding, Size
-from gpucnn.geometry.arguments import integers, is_sequence, remembered
+from gpucnn.geometry.arguments import integers, is_sequence
+from gpucnn.geometry.caches import remembered
 from gpucnn.geometry.geometries import Channels, conv_geometry
 
 __all__ = [
