@@ -94,6 +94,11 @@ class ConvGeometry(_Sizes):
         d, h, w = self.axes
         return d.forward, h.forward, w.forward
 
+    @cached_property
+    def is_pixel_by_pixel(self) -> bool:
+        """Whether each output's only tap is the input at the same position, so that columns are the image itself."""
+        return all(axis.is_identity for axis in self.axes)
+
 
 def conv_geometry(
     op: str, input_size: Ints, channels: Channels, kernel_size: Any, stride: Any, padding: Any, dilation: Any
