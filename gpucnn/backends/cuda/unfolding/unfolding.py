@@ -5,11 +5,10 @@ from __future__ import annotations
 from math import gcd, prod
 
 from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, extents
-from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, power_of_two
+from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, power_of_two, skewed
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, strides
-from gpucnn.backends.cuda.launch.shared_memory import skewed
 from gpucnn.backends.cuda.unfolding.tiles import channel_pitch, unfold_tile
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.layout import is_channels_last, is_dense
