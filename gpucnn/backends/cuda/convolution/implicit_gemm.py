@@ -15,7 +15,7 @@ import numpy as np
 
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda.convolution import direct
-from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, bias_dtype, extents
+from gpucnn.backends.cuda.convolution.fields import axis_fields, bias_dtype, extents
 from gpucnn.backends.cuda.convolution.folding import Fold, OutputFold, fold_of_gradient, fold_of_input, fold_of_output
 from gpucnn.backends.cuda.convolution.select import SM_80
 from gpucnn.backends.cuda.convolution.split_k import MAX_PART_VALUES, add_parts
@@ -23,7 +23,7 @@ from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.bias_activation import Activation, activation_of, in_order_of
 from gpucnn.backends.cuda.elementwise.packing import copy, pack
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides, zeros
+from gpucnn.backends.cuda.launch.plans import IMAGE, SPACE, Fields, Layout, Work, empty, launch, layout, strides, zeros
 from gpucnn.backends.layout import is_channels_last, is_dense, planes
 from gpucnn.geometry import Axis, ConvGeometry
 from gpucnn.geometry.geometries import Channels

@@ -11,13 +11,12 @@ from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.tiles import Line, pack_pitch, pack_tile
 from gpucnn.backends.cuda.launch.plans import Layout, Work, is_addressable, launch, strides
-from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.dtypes import kernel_accumulator
 from gpucnn.backends.layout import is_dense
 from gpucnn.backends.listening import note_computed
 
 PACK = Kernel("pack", "PackParams")
 AXES = ("n", "c", "p")
-MIN_SUM_BYTES = 4  # kernels keep sums of small integers as unsigned int
 
 
 def pack(runtime: Runtime, x: Array, y: Array, bias: Array | None = None, target: str | None = None) -> None:
@@ -26,7 +25,7 @@ def pack(runtime: Runtime, x: Array, y: Array, bias: Array | None = None, target
     Without bias, y may have more channels than x: these are filled with zeros. `target` is y's dtype, or "tf32" for
     float32 that is rounded to what tensor cores read of it.
     """
-    sum_bytes = max(MIN_SUM_BYTES, accumulator(x.dtype).itemsize)
+    sum_bytes = kernel_accumulator(x.dtype).itemsize
     arrays = {"x": x, "bias": bias, "y": y}
     launch(runtime, PACK, x.dtype, arrays, _work, target=target or y.dtype.name, sum_bytes=sum_bytes)
 
