@@ -179,6 +179,11 @@ class PoolGeometry(_Sizes):
     axes: tuple[Axis | AdaptiveAxis, Axis | AdaptiveAxis, Axis | AdaptiveAxis]
     divisor: Divisor = "none"
 
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether there is one window, which is the whole plane."""
+        return all(isinstance(axis, Axis) and axis.is_whole for axis in self.axes)
+
 
 @remembered
 def pool_geometry(
