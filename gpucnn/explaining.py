@@ -426,7 +426,7 @@ class _Convolution:
         weights = outputs * (inputs // groups) * self.geometry.taps
         positions = self.batch * prod(self.geometry.output_size)
         values = weights + sum(map(prod, self.shapes))
-        if name == "im2col" and not all(sampling.is_identity for sampling in self.geometry.forward):
+        if name == "im2col" and not self.geometry.is_pixel_by_pixel:
             values += 2 * positions * inputs * self.geometry.taps
         if name == "implicit_gemm" and not self.channels_last:
             x, y = map(prod, self.shapes)

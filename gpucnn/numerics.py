@@ -39,16 +39,8 @@ def _choosing(**fields: Any) -> Iterator[None]:
         _choices.reset(token)
 
 
-def choices() -> Choices:
-    """The choices in force.
-
-    Examples
-    --------
-    >>> with algorithm("direct"):
-    ...     choices().algorithm
-    'direct'
-    """
-    return _choices.get()
+choices = _choices.get
+"""Function that returns the choices in force."""
 
 
 @contextmanager

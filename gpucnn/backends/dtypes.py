@@ -40,6 +40,14 @@ def accumulator(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 @lru_cache(maxsize=256)
+def kernel_accumulator(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that CUDA kernels keep sums in, acc_t: as `accumulator`, of integers unsigned, in 4 bytes or 8."""
+    if dtype.kind in "iu":
+        return np.dtype(np.uint64 if dtype.itemsize == 8 else np.uint32)
+    return accumulator(dtype)
+
+
+@lru_cache(maxsize=256)
 def of_products(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype of sums of products: int32 for integers of 8 bits, int64 for those of 16, else `dtype` itself."""
     if dtype.kind in "iu" and dtype.itemsize <= 2:

@@ -18,6 +18,7 @@ import numpy as np
 
 from gpucnn.backends.deferring import DeferredArraysError
 from gpucnn.backends.listening import this_thread
+from gpucnn.geometry.caches import INTS, SCALARS, is_ints
 from gpucnn.numerics import choices
 
 P = ParamSpec("P")
@@ -31,8 +32,7 @@ Forms = Callable[[Sequence[Array]], Iterable[Hashable]]
 MAX_KEPT = 4096  # forms of calls; beyond it all are dropped, for programs whose sizes never recur
 MAX_CONSTANT_BYTES = 64 << 20  # of the tables that they read; beyond it all are dropped as well
 
-_SCALARS = frozenset({int, float, bool, str, type(None)})
-_INTS, _BOOLS = frozenset({int}), frozenset({bool})
+_BOOLS = frozenset({bool})
 _NEW: Any = object()  # in place of the replay of a form that is not kept
 
 
@@ -101,9 +101,9 @@ class Replays(ABC):
             if kind is kind_of_array:
                 key.append(kind)
                 arrays.append(value)
-            elif kind in _SCALARS:  # with its type: 1, 1.0 and True are equal but not the same
+            elif kind in SCALARS:  # with its type: 1, 1.0 and True are equal but not the same
                 key += (kind, value)
-            elif kind is tuple and (_INTS.issuperset(map(type, value)) or all(map(_is_ints, value))):
+            elif kind is tuple and (INTS.issuperset(map(type, value)) or all(map(is_ints, value))):
                 key.append(value)
             elif (kind is tuple and _BOOLS.issuperset(map(type, value))) or kind is type or isinstance(value, np.dtype):
                 key += (kind, value)
@@ -122,10 +122,6 @@ class Replays(ABC):
                 self._constant_bytes = recorded.constant_bytes
             self.kept[key] = recorded.replay
         return recorded.result
-
-
-def _is_ints(value: Any) -> bool:
-    return type(value) is tuple and _INTS.issuperset(map(type, value))
 
 
 REPLAYERS: dict[type, Replays] = {}

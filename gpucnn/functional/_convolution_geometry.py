@@ -5,7 +5,8 @@ from __future__ import annotations
 from gpucnn.functional._call import expect_filters, image_shape, wrong_channels
 from gpucnn.functional._family import axis_names
 from gpucnn.geometry import ConvGeometry, Padding, Size
-from gpucnn.geometry.arguments import integer, remembered
+from gpucnn.geometry.arguments import integer
+from gpucnn.geometry.caches import remembered
 from gpucnn.geometry.geometries import Channels, conv_geometry, conv_transpose_geometry
 
 

@@ -9,7 +9,8 @@ from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call, Needs, image_shape, lifted, needed
 from gpucnn.geometry import ConvGeometry, Padding, Size
-from gpucnn.geometry.arguments import integers, is_sequence, remembered
+from gpucnn.geometry.arguments import integers, is_sequence
+from gpucnn.geometry.caches import remembered
 from gpucnn.geometry.geometries import Channels, conv_geometry
 
 __all__ = [
@@ -257,7 +258,8 @@ def _images_geometry(
 ) -> ConvGeometry:
     """The geometry of unfolding images of this shape."""
     rank = _rank_of_images(op, len(shape), kernel_size)
-    return _geometry(op, image_shape(op, "input", shape, rank)[1:], kernel_size, dilation, padding, stride)
+    _, channels, *space = image_shape(op, "input", shape, rank)
+    return conv_geometry(op, tuple(space), Channels(channels, 1), kernel_size, stride, padding, dilation)
 
 
 def _rank_of_images(op: str, dimensions: int, kernel_size: Any) -> int:
@@ -268,15 +270,6 @@ def _rank_of_images(op: str, dimensions: int, kernel_size: Any) -> int:
     if dimensions not in _RANKS:
         raise ValueError(f"{op}: input has {dimensions} dimensions, expected (N, C, *space) or (C, *space)")
     return _RANKS[dimensions]
-
-
-def _geometry(
-    op: str, shape: tuple[int, ...], kernel_size: Size, dilation: Size, padding: Padding, stride: Size
-) -> ConvGeometry:
-    """The geometry of unfolding images of shape (C, *space)."""
-    channels, *space = shape
-    kernel = integers(op, "kernel_size", kernel_size, len(space), 1)
-    return conv_geometry(op, tuple(space), Channels(channels, 1), kernel, stride, padding, dilation)
 
 
 def _matrix(geometry: ConvGeometry) -> tuple[int, int]:
@@ -308,7 +301,7 @@ def _columns_geometry(
     rows, columns = shape[-2:]
     if rows == 0 or rows % taps:
         raise ValueError(f"{op}: input has {rows} rows, expected a multiple of the window's {taps} taps")
-    geometry = _geometry(op, (rows // taps, *space), kernel_size, dilation, padding, stride)
+    geometry = conv_geometry(op, space, Channels(rows // taps, 1), kernel_size, stride, padding, dilation)
     positions = prod(geometry.output_size)
     if columns != positions:
         raise ValueError(

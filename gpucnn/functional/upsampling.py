@@ -12,7 +12,8 @@ from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call, Needs, choice, image_shape, lifted, lowered, needed
 from gpucnn.functional._family import SPACE, family, replayed_family
 from gpucnn.geometry import InterpolationAxis, InterpolationGeometry, Padding, PoolGeometry, Size
-from gpucnn.geometry.arguments import boolean, integers, is_sequence, number, remembered
+from gpucnn.geometry.arguments import boolean, integers, is_sequence, number
+from gpucnn.geometry.caches import remembered
 from gpucnn.geometry.geometries import adaptive_geometry, interpolation_geometry, resampling_geometry, unpool_size
 from gpucnn.geometry.sizes import expect_largest
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
-from functools import lru_cache, wraps
+from collections.abc import Sequence
 from numbers import Real
-from typing import Any, ParamSpec, TypeVar
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from typing import Any
 
 Size = int | Sequence[int]
 Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
@@ -18,41 +14,6 @@ Pairs = tuple[tuple[int, int], ...]
 
 LARGEST = 2**31 - 1  # what a kernel can take as a parameter; anything beyond it is a mistake of the caller
 SAME = ("same", "same_lower")
-
-_INTS = frozenset({int})
-_SCALARS = frozenset({int, float, bool, str, type(None)})
-
-
-def remembered(make: Callable[P, R]) -> Callable[P, R]:
-    """`make`, a pure function, with a cache of its results, looked up before it reads and checks its arguments.
-
-    Refused arguments are not cached. Arguments match only if their types do: 1, 1.0 and True do not, though they are
-    equal. So only plain ones are looked up, positional scalars and tuples of ints or of such tuples; lists, NumPy's
-    integers and the like are read each time. It saves 6 of the 14 us that a small conv2d spent outside its backend.
-    A result has some hundred bytes, whatever the sizes, so that the cache takes about a megabyte.
-    """
-    kept = lru_cache(maxsize=1024, typed=True)(make)  # distinguishes types of arguments, but not of tuples' items
-
-    @wraps(make)
-    def recall(*arguments: P.args, **named: P.kwargs) -> R:
-        if named:
-            return make(*arguments, **named)
-        values: Any = arguments
-        for value in values:
-            kind = type(value)
-            if kind is tuple:
-                if not _INTS.issuperset(map(type, value)) and not all(map(_is_ints, value)):
-                    return make(*arguments, **named)
-            elif kind not in _SCALARS:
-                return make(*arguments, **named)
-        return kept(*arguments)
-
-    return recall
-
-
-def _is_ints(value: Any) -> bool:
-    """Whether `value` is a tuple of ints, of just these types."""
-    return type(value) is tuple and _INTS.issuperset(map(type, value))
 
 
 def is_sequence(value: Any) -> bool:

@@ -55,13 +55,6 @@ class Sampling:
         object.__setattr__(self, "most", max(ends))
         object.__setattr__(self, "spacing", self.offsets.step if len(self.offsets) > 1 else 0)
 
-    def by_residue(self) -> list[range]:
-        """The taps whose offsets are equal modulo `step`, by that residue."""
-        period = self.step // gcd(self.step, self.spacing)
-        count = len(self.offsets)
-        firsts = sorted(range(min(count, period)), key=lambda k: self.offsets[k] % self.step)
-        return [range(k, count, period) for k in firsts]
-
     def taps(self, start: int = 0, stop: int | None = None) -> Iterator[Tap]:
         """The taps that reach any source from targets ``[start, stop)``; target slices count from `start`."""
         stop = self.targets if stop is None else stop

@@ -1,11 +1,11 @@
-"""Caches of the results of pure functions, bounded in bytes."""
+"""Caches of the results of pure functions: of geometries, by their number, and of larger results, by their bytes."""
 
 from __future__ import annotations
 
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import update_wrapper
+from functools import lru_cache, update_wrapper, wraps
 from threading import Lock
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
@@ -14,7 +14,40 @@ R = TypeVar("R")
 
 ENTRY_BYTES = 512  # of the arguments of a result, and of the tables that find it by them
 SCALAR_BYTES = 64  # of a number, a slice or a short text, about
-_SCALARS = frozenset({int, float, bool, str, slice, range, type(None)})
+INTS, SCALARS = frozenset({int}), frozenset({int, float, bool, str, type(None)})
+_SMALL = SCALARS | {slice, range}
+
+
+def remembered(make: Callable[P, R]) -> Callable[P, R]:
+    """`make`, a pure function, with a cache of its results, looked up before it reads and checks its arguments.
+
+    Refused arguments are not cached. Arguments match only if their types do: 1, 1.0 and True do not, though they are
+    equal. So only plain ones are looked up, positional scalars and tuples of ints or of such tuples; lists, NumPy's
+    integers and the like are read each time. It saves 6 of the 14 us that a small conv2d spent outside its backend.
+    A result has some hundred bytes, whatever the sizes, so that the cache takes about a megabyte.
+    """
+    kept = lru_cache(maxsize=1024, typed=True)(make)  # distinguishes types of arguments, but not of tuples' items
+
+    @wraps(make)
+    def recall(*arguments: P.args, **named: P.kwargs) -> R:
+        if named:
+            return make(*arguments, **named)
+        values: Any = arguments
+        for value in values:
+            kind = type(value)
+            if kind is tuple:
+                if not INTS.issuperset(map(type, value)) and not all(map(is_ints, value)):
+                    return make(*arguments, **named)
+            elif kind not in SCALARS:
+                return make(*arguments, **named)
+        return kept(*arguments)
+
+    return recall
+
+
+def is_ints(value: Any) -> bool:
+    """Whether `value` is a tuple of ints, of just these types."""
+    return type(value) is tuple and INTS.issuperset(map(type, value))
 
 
 class CacheInfo(NamedTuple):
@@ -99,7 +132,7 @@ def bytes_of(value: Any) -> int:
 
 def _bytes_of(value: Any, counted: set[int]) -> int:
     kind = type(value)
-    if kind in _SCALARS:
+    if kind in _SMALL:
         return SCALAR_BYTES
     if id(value) in counted:
         return 0
@@ -114,5 +147,5 @@ def _bytes_of(value: Any, counted: set[int]) -> int:
         held = (vars(value),)
     else:
         held = [getattr(value, name) for name in getattr(kind, "__slots__", ())]
-    large = (item for item in held if type(item) not in _SCALARS)
+    large = (item for item in held if type(item) not in _SMALL)
     return sys.getsizeof(value) + SCALAR_BYTES * len(held) + sum(_bytes_of(item, counted) for item in large)

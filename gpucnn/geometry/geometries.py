@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from gpucnn.geometry.arguments import Pairs, boolean, integer, integers, is_sequence, padding_form, remembered
+from gpucnn.geometry.arguments import Pairs, boolean, integer, integers, is_sequence, padding_form
 from gpucnn.geometry.axes import (
     AdaptiveAxis,
     Axis,
@@ -22,6 +22,7 @@ from gpucnn.geometry.axes import (
     filtered_axis,
     nearest_axis,
 )
+from gpucnn.geometry.caches import remembered
 from gpucnn.geometry.sizes import expect_output, pool_axes, transposed_axes, unpooled_size, window_axes
 
 Divisor = int | float | Literal["none", "padded", "valid"]
@@ -36,27 +37,10 @@ def _three(axes: tuple[AnyAxis, ...], trivial: AnyAxis) -> tuple[AnyAxis, AnyAxi
     return d, h, w
 
 
-# --- Convolution --------------------------------------------------------------------------------------------------
+class _Sizes:
+    """Sizes of a geometry's images along its axes (D, H, W)."""
 
-
-class Channels(NamedTuple):
-    """Channels of a convolution's input and output, and the groups that divide them."""
-
-    inputs: int
-    outputs: int
-    groups: int = 1
-
-
-@dataclass(frozen=True)
-class ConvGeometry:
-    """A convolution, transposed convolution, locally connected layer or unfolding, without the batch size.
-
-    `axes` are (D, H, W): 1-d and 2-d have leading axes of size 1, and `rank` keeps the true number.
-    """
-
-    rank: int
-    channels: Channels
-    axes: tuple[Axis, Axis, Axis]
+    axes: tuple[Any, Any, Any]
 
     @cached_property
     def input_size(self) -> Three:
@@ -69,6 +53,29 @@ class ConvGeometry:
         """(OD, OH, OW)."""
         d, h, w = self.axes
         return d.out, h.out, w.out
+
+
+# --- Convolution --------------------------------------------------------------------------------------------------
+
+
+class Channels(NamedTuple):
+    """Channels of a convolution's input and output, and the groups that divide them."""
+
+    inputs: int
+    outputs: int
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class ConvGeometry(_Sizes):
+    """A convolution, transposed convolution, locally connected layer or unfolding, without the batch size.
+
+    `axes` are (D, H, W): 1-d and 2-d have leading axes of size 1, and `rank` keeps the true number.
+    """
+
+    rank: int
+    channels: Channels
+    axes: tuple[Axis, Axis, Axis]
 
     @cached_property
     def kernel_size(self) -> Three:
@@ -86,6 +93,11 @@ class ConvGeometry:
         """The sampling of the input by the outputs along each axis."""
         d, h, w = self.axes
         return d.forward, h.forward, w.forward
+
+    @cached_property
+    def is_pixel_by_pixel(self) -> bool:
+        """Whether each output's only tap is the input at the same position, so that columns are the image itself."""
+        return all(axis.is_identity for axis in self.axes)
 
 
 def conv_geometry(
@@ -156,7 +168,7 @@ def _conv_transpose_geometry(
 
 
 @dataclass(frozen=True)
-class PoolGeometry:
+class PoolGeometry(_Sizes):
     """A pooling: its axes (D, H, W) and the divisor of a window's sum.
 
     `divisor` is ``"none"`` (sum pooling), ``"padded"`` (taps on input and padding), ``"valid"`` (taps on the input)
@@ -168,16 +180,9 @@ class PoolGeometry:
     divisor: Divisor = "none"
 
     @cached_property
-    def input_size(self) -> Three:
-        """(D, H, W) of the input."""
-        d, h, w = self.axes
-        return d.size, h.size, w.size
-
-    @cached_property
-    def output_size(self) -> Three:
-        """(OD, OH, OW)."""
-        d, h, w = self.axes
-        return d.out, h.out, w.out
+    def is_whole(self) -> bool:
+        """Whether there is one window, which is the whole plane."""
+        return all(isinstance(axis, Axis) and axis.is_whole for axis in self.axes)
 
 
 @remembered
@@ -284,23 +289,11 @@ def unpool_size(op: str, input_size: Ints, kernel_size: Any, stride: Any, paddin
 
 
 @dataclass(frozen=True)
-class InterpolationGeometry:
+class InterpolationGeometry(_Sizes):
     """A resampling, axis by axis (D, H, W)."""
 
     rank: int
     axes: tuple[InterpolationAxis, InterpolationAxis, InterpolationAxis]
-
-    @cached_property
-    def input_size(self) -> Three:
-        """(D, H, W) of the input."""
-        d, h, w = self.axes
-        return d.size, h.size, w.size
-
-    @cached_property
-    def output_size(self) -> Three:
-        """(OD, OH, OW)."""
-        d, h, w = self.axes
-        return d.out, h.out, w.out
 
 
 @lru_cache(maxsize=1024)

@@ -598,8 +598,8 @@ FAULTS = {
         edit(
             replaying.Replays,
             "_key",
-            "key += (kind, value)\n        elif kind is tuple and (_INTS",
-            "pass\n        elif kind is tuple and (_INTS",
+            "key += (kind, value)\n        elif kind is tuple and (INTS",
+            "pass\n        elif kind is tuple and (INTS",
         ),
         calls_of_other_forms,
         WRONG,

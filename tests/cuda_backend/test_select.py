@@ -16,9 +16,8 @@ from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
 from gpucnn.backends.cuda.convolution.im2col import images_at_once
 from gpucnn.backends.cuda.convolution.select import algorithm
 from gpucnn.backends.cuda.convolution.split_k import weight_splits
-from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES
+from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, skewed
 from gpucnn.backends.cuda.launch.plans import Layout, dense
-from gpucnn.backends.cuda.launch.shared_memory import skewed
 from gpucnn.backends.cuda.unfolding.tiles import unfold_tile
 from gpucnn.backends.dtypes import INTEGER, NUMERIC
 from gpucnn.geometry import ConvGeometry

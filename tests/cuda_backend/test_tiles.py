@@ -25,7 +25,7 @@ def image(*shape: int, dtype: Any = np.float32, channels_last: bool = False) -> 
 def average(geometry: PoolGeometry, n: int, c: int, dtype: Any = np.float32, channels_last: bool = False) -> Work:
     x = image(n, c, *geometry.input_size, dtype=dtype, channels_last=channels_last)
     y = image(n, c, *geometry.output_size, dtype=dtype, channels_last=channels_last)
-    return pooling._average_work(x, y, geometry)
+    return pooling._forward_work(x, y, geometry, is_max=False)
 
 
 def pool(size: tuple[int, ...], kernel: int, stride: int, padding: int = 0) -> PoolGeometry:
@@ -35,7 +35,7 @@ def pool(size: tuple[int, ...], kernel: int, stride: int, padding: int = 0) -> P
 def unstaged(geometry: PoolGeometry, c: int) -> Work:
     """The work of a view, whose rows lie apart."""
     x = layout(np.zeros((1, c, *geometry.input_size[:-1], geometry.input_size[-1] + 1), np.float32)[..., 1:])
-    return pooling._average_work(x, image(1, c, *geometry.output_size), geometry)
+    return pooling._forward_work(x, image(1, c, *geometry.output_size), geometry, is_max=False)
 
 
 def max_backward(geometry: PoolGeometry, n: int, c: int, dtype: Any = np.float32) -> Work:

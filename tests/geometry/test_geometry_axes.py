@@ -123,14 +123,9 @@ def test_a_dense_layer_is_its_own_only_residue() -> None:
 
 
 @given(axes)
-def test_taps_by_residue_of_their_offsets(axis: Axis) -> None:
+def test_least_and_largest_offsets(axis: Axis) -> None:
     for sampling in (axis.forward, *(residue.sampling for residue in axis.backward)):
         assert (sampling.least, sampling.most) == (min(sampling.offsets), max(sampling.offsets))
-        groups = sampling.by_residue()
-        assert sorted(k for taps in groups for k in taps) == list(range(len(sampling.offsets)))
-        residues = [{sampling.offsets[k] % sampling.step for k in taps} for taps in groups]
-        assert all(len(each) == 1 for each in residues)
-        assert [min(each) for each in residues] == sorted({offset % sampling.step for offset in sampling.offsets})
 
 
 def test_axes_take_no_more_for_millions_of_positions() -> None:

@@ -88,7 +88,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.normal": set(),
     "gpucnn.backends.optimization": set(),
     "gpucnn.backends.listening": set(),
-    "gpucnn.backends.replaying": {"gpucnn.backends.deferring", "gpucnn.backends.listening", "gpucnn.numerics", "numpy"},
+    "gpucnn.backends.replaying": {
+        "gpucnn.backends.deferring", "gpucnn.backends.listening", "gpucnn.geometry", "gpucnn.numerics", "numpy",
+    },
     "gpucnn.backends.smooth": {"gpucnn.backends.dtypes", "gpucnn.backends.normal", "numpy"},
     "gpucnn.backends.samples": {"gpucnn.geometry", "numpy"},
     "gpucnn.backends.numpy": {

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from gpucnn.backends.base import Backend, Epilogue, implemented_by
 from gpucnn.backends.cuda.convolution import convolution, direct, linear
 from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
-from gpucnn.backends.cuda.elementwise import bias_activation, elementwise, packing
+from gpucnn.backends.cuda.elementwise import bias_activation, packing
 from gpucnn.backends.cuda.launch.plans import empty, is_addressable, zeros
 from gpucnn.backends.cuda.normalization import normalization
 from gpucnn.backends.cuda.pooling import pooling
@@ -52,10 +52,10 @@ _in_one_pass: Any = _on_device(convolution.convolve_in_one_pass)
     bias_activation,
     convolution,
     direct,
-    elementwise,
     grid_sampling,
     linear,
     normalization,
+    packing,
     pooling,
     resampling,
     unfolding,

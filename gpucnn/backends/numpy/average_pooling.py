@@ -10,7 +10,7 @@ from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.backends.numpy.pooling import AnyAxis, Passes, as_stored, in_pieces, separably, stored, widened
-from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
+from gpucnn.geometry import AdaptiveAxis, PoolGeometry
 from gpucnn.geometry.caches import kept
 
 # The work of averages of whole planes for a byte, where that of two passes is 1: threads pay from 5 MiB on.
@@ -28,14 +28,13 @@ def average_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
     y = as_stored(y, space)
     dtype = accumulator(x.dtype)
     divisor = _divisor(geometry, dtype, space, y.shape)
-    whole = _is_whole(geometry)
 
     def pool(read: Block, written: Block, passes: Passes) -> None:
         part = y[written]
         total = part if part.dtype == dtype else memory.scratch("average_pool", part.shape, dtype)
         wide = widened("average_pool x", x[read], dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # of partial sums, which are nobody's
-            if whole and space == 2 and wide.flags.c_contiguous:
+            if geometry.is_whole and space == 2 and wide.flags.c_contiguous:
                 planes = wide.reshape(*wide.shape[:2], -1)
                 short = planes.shape[2] <= SHORT
                 total[:, :, 0, 0, 0] = planes @ np.ones(planes.shape[2], dtype) if short else planes.sum(axis=2)
@@ -46,12 +45,7 @@ def average_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
         if total is not part:
             part[...] = total
 
-    in_pieces(pool, x, y, geometry, space, True, weight=WHOLE if whole else 1)
-
-
-def _is_whole(geometry: PoolGeometry) -> bool:
-    """Whether there is one window, which is the whole plane."""
-    return all(isinstance(axis, Axis) and axis.is_whole for axis in geometry.axes)
+    in_pieces(pool, x, y, geometry, space, True, weight=WHOLE if geometry.is_whole else 1)
 
 
 def average_pool_backward(grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
@@ -72,8 +66,7 @@ def average_pool_backward(grad_y: Array, grad_x: Array, geometry: PoolGeometry) 
         if total is not part:
             part[...] = total
 
-    weight = WHOLE if _is_whole(geometry) else 1
-    in_pieces(spread, grad_y, grad_x, geometry, space, False, weight)
+    in_pieces(spread, grad_y, grad_x, geometry, space, False, weight=WHOLE if geometry.is_whole else 1)
 
 
 @kept(DIVISORS_BYTES)

@@ -12,7 +12,7 @@ from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory, pooling
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.backends.numpy.pooling import Passes, as_stored, each_of, in_pieces, separably, stored, widened
-from gpucnn.geometry import Axis, PoolGeometry
+from gpucnn.geometry import PoolGeometry
 
 KEY_BYTES = 48  # of an element: its key, and what is computed of it
 
@@ -26,7 +26,7 @@ def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) 
     x, space = stored(x)
     y = as_stored(y, space)
     dtype = accumulator(x.dtype)
-    if indices is not None and all(isinstance(axis, Axis) and axis.is_whole for axis in geometry.axes):
+    if indices is not None and geometry.is_whole:
         _of_planes(x, y, as_stored(indices, space), space)
         return
 

@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 from gpucnn.backends.cuda.convolution import depthwise_tiles
 from gpucnn.backends.cuda.convolution.depthwise_tiles import ALONG_CHANNELS, BLOCK, Request, Side, Tile, Walk
-from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, bias_dtype, extents
+from gpucnn.backends.cuda.convolution.fields import axis_fields, bias_dtype, extents
 from gpucnn.backends.cuda.convolution.split_k import add_parts
 from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, power_of_two
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import pack
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, dense, empty, launch, layout, strides
+from gpucnn.backends.cuda.launch.plans import IMAGE, SPACE, Fields, Layout, Work, dense, empty, launch, layout, strides
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.layout import is_channels_last, is_dense
+from gpucnn.backends.layout import is_channels_last, is_dense, planes
 from gpucnn.geometry import ConvGeometry
 
 FORWARD = Kernel("depthwise_forward", "DepthwiseParams", block=BLOCK)
@@ -35,9 +35,10 @@ class Plan(NamedTuple):
 
 def takes(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> bool:
     """Whether these kernels compute a depthwise convolution over arrays laid out as x and y, or copies in C order."""
-    return _fits(direction, x, y, geometry) or (
-        (is_channels_last(x) or is_channels_last(y)) and _fits(direction, _planes(x), _planes(y), geometry)
-    )
+    if _fits(direction, x, y, geometry):
+        return True
+    copy_x, copy_y = (dense(image.shape, image.itemsize) for image in (x, y))
+    return (is_channels_last(x) or is_channels_last(y)) and _fits(direction, copy_x, copy_y, geometry)
 
 
 def _fits(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> bool:
@@ -53,7 +54,7 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
         arrays |= {"x": _in_planes(runtime, x), "y": empty(runtime, y.shape, y.dtype)}
     launch(runtime, FORWARD, x.dtype, arrays, _forward_work, geometry=geometry, biases=bias_dtype(x, bias))
     if not fits:
-        pack(runtime, _flat(arrays["y"]), _flat(y))
+        pack(runtime, planes(arrays["y"]), planes(y))
 
 
 def backward_input(
@@ -67,7 +68,7 @@ def backward_input(
     facts = {"geometry": geometry, "biases": bias_dtype(grad_y, bias)}
     launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, **facts)
     if not fits:
-        pack(runtime, _flat(arrays["grad_x"]), _flat(grad_x))
+        pack(runtime, planes(arrays["grad_x"]), planes(grad_x))
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -89,24 +90,13 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
 # taps. Copies to planes and back, three passes instead of one, move less than a hundredth of the direct kernels' bytes.
 
 
-def _planes(image: Layout) -> Layout:
-    """The layout of an image [N, C, D, H, W] in C order."""
-    return dense(image.shape, image.itemsize)
-
-
 def _in_planes(runtime: Runtime, image: Array) -> Array:
     """An image [N, C, D, H, W] in C order: itself, or a copy."""
-    if layout(image).strides == _planes(layout(image)).strides:
+    if image.strides == dense(image.shape, image.itemsize).strides:
         return image
-    planes = empty(runtime, image.shape, image.dtype)
-    pack(runtime, _flat(image), _flat(planes))
-    return planes
-
-
-def _flat(image: Array) -> Array:
-    """A view [N, C, P] of an image [N, C, D, H, W] in one of the two orders."""
-    view: Array = image.reshape(*image.shape[:2], prod(image.shape[2:]))
-    return view
+    copied = empty(runtime, image.shape, image.dtype)
+    pack(runtime, planes(image), planes(copied))
+    return copied
 
 
 # --- Works ------------------------------------------------------------------------------------------------------------

@@ -6,16 +6,13 @@ A locally connected layer is a convolution whose weight varies with the output p
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
-import numpy as np
-
-from gpucnn.backends.cuda.convolution.fields import SPACE, bias_dtype, conv_fields, extents
+from gpucnn.backends.cuda.convolution.fields import bias_dtype, conv_fields, extents
 from gpucnn.backends.cuda.convolution.split_k import add_parts, weight_block, weight_splits
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch
-from gpucnn.backends.dtypes import accumulator, name_of
+from gpucnn.backends.cuda.launch.plans import SPACE, Fields, Layout, Work, empty, launch
+from gpucnn.backends.dtypes import kernel_accumulator, name_of
 from gpucnn.geometry import ConvGeometry
 
 FORWARD = Kernel("conv_forward", "ConvParams")
@@ -99,7 +96,7 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
     """Split-K wgrad: sums over parts of the batch and its positions, one block each, then the parts' sum in order."""
     positions = x.shape[0] * prod(geometry.output_size)
     splits = weight_splits(grad_w.size, positions)
-    parts = empty(runtime, (splits, *grad_w.shape), _sums_dtype(x.dtype))
+    parts = empty(runtime, (splits, *grad_w.shape), kernel_accumulator(x.dtype))
     arrays = {"x": x, "grad_y": grad_y, "parts": parts}
     launch(runtime, BACKWARD_WEIGHT, x.dtype, arrays, _backward_weight_work, geometry=geometry)
     add_parts(runtime, parts, grad_w)
@@ -112,13 +109,6 @@ def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: Co
     block = weight_block(run)
     reach = (*extents(geometry), splits * run + block)
     return Work(fields | {"splits": splits, "run": run}, blocks=parts.size, block=block, extents=reach)
-
-
-def _sums_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype of a workspace that passes acc_t from one kernel to the next."""
-    if dtype.kind in "iu":
-        return np.dtype(np.uint64 if dtype.itemsize == 8 else np.uint32)
-    return accumulator(dtype)
 
 
 # --- Locally connected layers: w is [OC, OD, OH, OW, C, KD, KH, KW] -----------------------------------------------

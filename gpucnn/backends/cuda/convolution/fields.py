@@ -5,13 +5,11 @@ from __future__ import annotations
 from math import gcd
 
 from gpucnn.backends.cuda.device.runtime import Array
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, strides
+from gpucnn.backends.cuda.launch.plans import IMAGE, SPACE, Fields, Layout, strides
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import Axis, ConvGeometry
 
-SPACE = ("d", "h", "w")
-IMAGE = ("n", "c", *SPACE)
 WEIGHT = ("oc", "c", "kd", "kh", "kw")
 LOCAL_WEIGHT = ("oc", "od", "oh", "ow", "c", "kd", "kh", "kw")
 

@@ -16,7 +16,7 @@ from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import empty
 from gpucnn.backends.cuda.unfolding.unfolding import col2im, im2col
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.layout import is_channels_last
+from gpucnn.backends.layout import is_channels_last, planes
 from gpucnn.geometry import ConvGeometry
 from gpucnn.numerics import choices
 
@@ -44,7 +44,7 @@ def backward_input(
     sums = accumulator(grad_y.dtype)
     for images in _chunks(grad_x, geometry, sums.itemsize):
         out, upstream = grad_x[images], as_matrices(runtime, _grouped(grad_y[images], geometry))
-        if is_pixel_by_pixel(geometry):
+        if geometry.is_pixel_by_pixel:
             _multiply_biased(runtime, filters, upstream, bias, out, geometry)
             continue
         columns = _empty_columns(runtime, len(out), geometry, sums)
@@ -52,7 +52,7 @@ def backward_input(
         image = out if bias is None else empty(runtime, out.shape, sums, like=out)
         col2im(runtime, columns, image, geometry)
         if bias is not None:
-            pack(runtime, _flat(image), _flat(out), _in_dtype(runtime, bias, sums))
+            pack(runtime, planes(image), planes(out), _in_dtype(runtime, bias, sums))
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -99,7 +99,7 @@ def _multiply_image_by_image(runtime: Runtime, x: Array, grad_y: Array, parts: A
 def _multiply_as_one(runtime: Runtime, x: Array, grad_y: Array, parts: Array, geometry: ConvGeometry) -> None:
     """Write parts [1, OC, C / G, KD, KH, KW]: all images' grad_y times their columns, as one product over N * O."""
     groups = geometry.channels.groups
-    if is_pixel_by_pixel(geometry):
+    if geometry.is_pixel_by_pixel:
         columns = _joined(runtime, x.reshape(*x.shape[:2], -1))
     else:
         rows, positions = x.shape[1] * geometry.taps, prod(geometry.output_size)
@@ -127,7 +127,7 @@ def _is_one_product(geometry: ConvGeometry, itemsize: int, sum_itemsize: int, x_
     """Whether joining a chunk's images for one product moves fewer bytes than a part of the sum per image does."""
     c, oc, groups = geometry.channels
     joined = 0 if y_is_last else oc
-    if is_pixel_by_pixel(geometry) and not x_is_last:
+    if geometry.is_pixel_by_pixel and not x_is_last:
         joined += c
     weights = oc * (c // groups) * geometry.taps
     return joined * prod(geometry.output_size) * itemsize <= weights * sum_itemsize
@@ -143,12 +143,12 @@ def _multiply_biased(
     """
     if bias is None or bias.dtype == y.dtype:
         if bias is not None:
-            pack(runtime, runtime.xp.broadcast_to(bias[None, :, None], _flat(y).shape), _flat(y))
+            pack(runtime, runtime.xp.broadcast_to(bias[None, :, None], planes(y).shape), planes(y))
         multiply(runtime, filters, columns, _grouped(y, geometry), add=bias is not None)
         return
     sums = empty(runtime, y.shape, bias.dtype, like=y)
     multiply(runtime, filters, columns, _grouped(sums, geometry))
-    pack(runtime, _flat(sums), _flat(y), bias)
+    pack(runtime, planes(sums), planes(y), bias)
 
 
 def _in_dtype(runtime: Runtime, bias: Array, dtype: Any) -> Array:
@@ -170,7 +170,7 @@ def _chunks(x: Array, geometry: ConvGeometry, itemsize: int, part_bytes: int = 0
 def _filters(runtime: Runtime, w: Array, geometry: ConvGeometry) -> Array:
     """W [OC, C / G, KD, KH, KW] as [1, G, OC / G, C / G * KD * KH * KW]."""
     _, oc, groups = geometry.channels
-    rows = w if w.flags.c_contiguous else _flat(w)
+    rows = w if w.flags.c_contiguous else planes(w)
     if not rows.flags.c_contiguous:
         strided, rows = rows, empty(runtime, rows.shape, w.dtype)
         pack(runtime, strided, rows)
@@ -179,7 +179,7 @@ def _filters(runtime: Runtime, w: Array, geometry: ConvGeometry) -> Array:
 
 def _columns(runtime: Runtime, x: Array, geometry: ConvGeometry) -> Array:
     """The columns [N, G, C / G * KD * KH * KW, OD * OH * OW] of x [N, C, D, H, W]; x itself if pixel by pixel."""
-    if is_pixel_by_pixel(geometry):
+    if geometry.is_pixel_by_pixel:
         return as_matrices(runtime, _grouped(x, geometry))
     columns = _empty_columns(runtime, len(x), geometry, x.dtype)
     im2col(runtime, x, columns, geometry)
@@ -198,16 +198,6 @@ def _empty_rows(runtime: Runtime, shape: tuple[int, ...], length: int, dtype: An
     return padded[..., :length]
 
 
-def is_pixel_by_pixel(geometry: ConvGeometry) -> bool:
-    """Whether each output's only tap is the input at the same position, so that the columns are the image itself."""
-    return all((axis.kernel, axis.stride, axis.low, axis.out) == (1, 1, 0, axis.size) for axis in geometry.axes)
-
-
 def _grouped(y: Array, geometry: ConvGeometry) -> Array:
     """Y [N, C, *], of either side of the convolution or columns, as [N, G, C / G, P]; a view where its order allows."""
     return y.reshape(y.shape[0], geometry.channels.groups, y.shape[1] // geometry.channels.groups, -1)
-
-
-def _flat(image: Array) -> Array:
-    """An image [N, C, D, H, W] as [N, C, D * H * W]; a view where its order allows."""
-    return image.reshape(*image.shape[:2], -1)

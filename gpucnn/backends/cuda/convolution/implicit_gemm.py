@@ -15,14 +15,15 @@ import numpy as np
 
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda.convolution import direct
-from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, bias_dtype, extents
+from gpucnn.backends.cuda.convolution.fields import axis_fields, bias_dtype, extents
 from gpucnn.backends.cuda.convolution.folding import Fold, OutputFold, fold_of_gradient, fold_of_input, fold_of_output
+from gpucnn.backends.cuda.convolution.select import SM_80
 from gpucnn.backends.cuda.convolution.split_k import MAX_PART_VALUES, add_parts
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.bias_activation import Activation, activation_of, in_order_of
 from gpucnn.backends.cuda.elementwise.packing import copy, pack
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides, zeros
+from gpucnn.backends.cuda.launch.plans import IMAGE, SPACE, Fields, Layout, Work, empty, launch, layout, strides, zeros
 from gpucnn.backends.layout import is_channels_last, is_dense, planes
 from gpucnn.geometry import Axis, ConvGeometry
 from gpucnn.geometry.geometries import Channels
@@ -104,27 +105,12 @@ def terms(dtype: np.dtype[Any]) -> int:
     return _TERMS[choices().precision] if dtype == np.float32 else 1
 
 
-SM_75, SM_80 = (7, 5), (8, 0)
-
-
-def computes(dtype: str, capability: tuple[int, int]) -> bool:
-    """Whether a device of this compute capability has the instructions: before 8.0 for float16, and FFMA."""
-    if capability >= SM_80:
-        return dtype in ("float16", "bfloat16", "float32")
-    return capability >= SM_75 and (dtype == "float16" or (dtype == "float32" and choices().precision == "fp32"))
-
-
-def has_sm_80(runtime: Runtime, array: Array) -> bool:
-    """Whether the array's device has compute capability 8.0: asynchronous copies, and products of 16 values."""
-    return runtime.device(array).compute_capability >= SM_80
-
-
 class Numbers(NamedTuple):
     """Those that a launch computes with: the terms of a factor, and the dtype of biases; and what the device has."""
 
     terms: int
     bias: str
-    sm_80: bool
+    sm_80: bool  # asynchronous copies, and products of 16 values
 
 
 def _rounded(dtype: np.dtype[Any]) -> str | None:
@@ -216,7 +202,8 @@ def _launch(
     """Launch the kernel over factors that are as it reads them; `not_finite` becomes 1 where a result is such."""
     residual = None if epilogue.residual is None else in_order_of(runtime, planes(epilogue.residual), planes(y))
     arrays = {"x": x, "w": w, "bias": bias, "residual": residual, "not_finite": not_finite, "y": y}
-    numbers = Numbers(terms(x.dtype), bias_dtype(x, bias), has_sm_80(runtime, y))
+    capability = runtime.device(y).compute_capability
+    numbers = Numbers(terms(x.dtype), bias_dtype(x, bias), sm_80=capability >= SM_80)
     facts |= {"numbers": numbers, "activation": activation_of(epilogue)}
     launch(runtime, GEMM, x.dtype, arrays, work, **facts)
 
@@ -269,7 +256,7 @@ def _sum_positions(
     groups, rows, taps = geometry.channels.groups, grad_y.shape[1], geometry.taps
     images, upstream = _image(runtime, x, groups), _image(runtime, grad_y, groups)
     depth = images.shape[2]
-    factors, sm_80 = terms(x.dtype), has_sm_80(runtime, x)
+    factors, sm_80 = terms(x.dtype), runtime.device(x).compute_capability >= SM_80
     splits, _ = split_positions(x.shape[0], depth, x.itemsize, geometry, factors)
     parts = empty(runtime, (splits, rows, taps * depth), np.dtype(np.float32))
     arrays = {"x": images, "grad_y": upstream, "parts": parts}

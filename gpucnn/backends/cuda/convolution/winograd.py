@@ -19,7 +19,6 @@ from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, strides
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import ConvGeometry
-from gpucnn.numerics import choices
 
 INPUT = Kernel("winograd_input", "WinogradInputParams")
 FILTERS = Kernel("winograd_filters", "WinogradFilterParams")
@@ -27,38 +26,6 @@ OUTPUT = Kernel("winograd_output", "WinogradOutputParams")
 
 FREQUENCIES = 16
 PLANE = ("n", "c", "h", "w")
-PRODUCTS_PER_BYTE = 10  # that a GPU computes in float32 while it moves a byte: 6 to 10 on an A100 and an H100
-MIN_GAIN = 1.1
-
-
-def computes(direction: str, geometry: ConvGeometry, dtype: str) -> bool:
-    """Whether the transforms apply: to ungrouped 3 x 3 taps side by side, in full float32."""
-    depth, *plane = geometry.axes
-    return (
-        direction != "backward_weight"
-        and dtype == "float32"
-        and choices().precision == "fp32"
-        and geometry.channels.groups == 1
-        and (depth.size, depth.kernel, depth.out) == (1, 1, 1)
-        and all((axis.kernel, axis.stride, axis.dilation) == (3, 1, 1) for axis in plane)
-    )
-
-
-def pays(geometry: ConvGeometry) -> bool:
-    """Whether 20 products of 36 saved are worth the transforms' 128 bytes for each channel of a tile.
-
-    By count it takes 0.73 of the time of a ResNet's 256 channels on an H100, and 1.3 of that of 64.
-
-    Examples
-    --------
-    >>> from gpucnn.geometry.geometries import conv_geometry
-    >>> [pays(conv_geometry("conv2d", (14, 14), Channels(c, c), 3, 1, 1, 1)) for c in (64, 128, 256)]
-    [False, False, True]
-    """
-    c, oc, _ = geometry.channels
-    tiles = prod(-(-axis.out // 2) for axis in geometry.axes[1:])
-    direct = 9 * prod(geometry.output_size) * c * oc
-    return MIN_GAIN * tiles * (FREQUENCIES * c * oc + 128 * PRODUCTS_PER_BYTE * (c + oc)) <= direct
 
 
 def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:

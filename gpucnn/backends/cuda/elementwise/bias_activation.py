@@ -8,12 +8,12 @@ from typing import NamedTuple
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda.convolution.fields import bias_dtype
 from gpucnn.backends.cuda.convolution.split_k import add_parts
+from gpucnn.backends.cuda.device.limits import skewed
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.elementwise.tiles import BiasSums, bias_chunk, bias_sums
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides
-from gpucnn.backends.cuda.launch.shared_memory import skewed
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import is_dense
 from gpucnn.backends.listening import note_computed

@@ -1,4 +1,4 @@
-"""Copies between memory orders and dtypes on the GPU, with coalesced reads and writes."""
+"""Copies between memory orders and dtypes on the GPU, with coalesced reads and writes, and masked ones."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from itertools import pairwise
 from math import gcd
 from typing import NamedTuple
 
-from gpucnn.backends.cuda.device.limits import SECTOR_BYTES, power_of_two
+from gpucnn.backends.cuda.device.limits import SECTOR_BYTES, power_of_two, skewed
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.tiles import Line, pack_pitch, pack_tile
 from gpucnn.backends.cuda.launch.plans import Layout, Work, is_addressable, launch, strides
-from gpucnn.backends.cuda.launch.shared_memory import skewed
-from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.dtypes import kernel_accumulator
 from gpucnn.backends.layout import is_dense
 from gpucnn.backends.listening import note_computed
 
 PACK = Kernel("pack", "PackParams")
 AXES = ("n", "c", "p")
-MIN_SUM_BYTES = 4  # kernels keep sums of small integers as unsigned int
 
 
 def pack(runtime: Runtime, x: Array, y: Array, bias: Array | None = None, target: str | None = None) -> None:
@@ -27,7 +25,7 @@ def pack(runtime: Runtime, x: Array, y: Array, bias: Array | None = None, target
     Without bias, y may have more channels than x: these are filled with zeros. `target` is y's dtype, or "tf32" for
     float32 that is rounded to what tensor cores read of it.
     """
-    sum_bytes = max(MIN_SUM_BYTES, accumulator(x.dtype).itemsize)
+    sum_bytes = kernel_accumulator(x.dtype).itemsize
     arrays = {"x": x, "bias": bias, "y": y}
     launch(runtime, PACK, x.dtype, arrays, _work, target=target or y.dtype.name, sum_bytes=sum_bytes)
 
@@ -41,6 +39,16 @@ def copy(runtime: Runtime, x: Array, y: Array, target: str | None = None) -> Non
     note_computed()
     y[:, :channels] = x
     y[:, channels:] = 0
+
+
+def masked(runtime: Runtime, values: Array, mask: Array, y: Array) -> None:
+    """Y = values where the mask is True, and 0 elsewhere, whatever the values are there.
+
+    CuPy's `where` would save a pass, but returns C order, and float32 for bfloat16.
+    """
+    note_computed()
+    y[...] = 0
+    runtime.xp.copyto(y, values, where=mask)
 
 
 def _planes(x: Array) -> Array | None:

@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda.device.limits import BANKS, SECTOR_BYTES, power_of_two
-from gpucnn.backends.cuda.launch.shared_memory import bank_conflict, least_conflict
+from gpucnn.backends.cuda.device.limits import BANKS, SECTOR_BYTES, bank_conflict, least_conflict, power_of_two
 
 PACK_SPAN = 64  # channels and positions of a tile, at most
 MAX_TILE = 6144  # elements of 4 bytes, or fewer wider ones, of a tile with whole rows

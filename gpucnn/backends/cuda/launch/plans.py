@@ -21,6 +21,8 @@ from gpucnn.backends.listening import this_thread
 
 INT32_END = 2**31
 PAST_END = 64  # elements past an array's end that indices reach: an access, or a sector of the smallest elements
+SPACE = ("d", "h", "w")
+IMAGE = ("n", "c", *SPACE)  # names of axes, as in fields of strides
 Fields = dict[str, Any]
 _NONE_KNOWN: Mapping[str, Any] = {}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.launch.plans import INT32_END, Fields, Layout, Work, launch, strides, zeros
+from gpucnn.backends.cuda.launch.plans import IMAGE, INT32_END, SPACE, Fields, Layout, Work, launch, strides, zeros
 from gpucnn.backends.cuda.pooling.tiles import NOT_STAGED, Ints, Tile, dense_order, fits_int32, pack_of, slots, tile_of
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
@@ -24,8 +24,6 @@ UNPOOL = Kernel("unpool", "PlaneParams")
 UNPOOL_ANYWHERE = Kernel("unpool", "PlaneParams", function="unpool_anywhere")
 GATHER = Kernel("gather", "PlaneParams")
 
-SPACE = ("d", "h", "w")
-IMAGE = ("n", "c", *SPACE)
 DIVIDES = {"none": 0, "padded": 1, "valid": 2}  # the DIVIDES_… of pooling.cuh
 DIVIDES_NUMBER = 3
 INT_BYTES = 4  # of an index in shared memory
@@ -191,28 +189,18 @@ def _work(fields: Fields, geometry: PoolGeometry, arrays: tuple[Layout, ...], ti
 
 def max_pool(runtime: Runtime, x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:
     """Y [N, C, OD, OH, OW], NaN where a window holds one, and indices: the first of equal maxima, the last of NaNs."""
-    kernel = MAX_POOL if indices is None else MAX_POOL_WITH_INDICES
-    launch(runtime, kernel, x.dtype, {"x": x, "y": y, "indices": indices}, _max_work, geometry=geometry)
+    kernel, arrays = MAX_POOL if indices is None else MAX_POOL_WITH_INDICES, {"x": x, "y": y, "indices": indices}
+    launch(runtime, kernel, x.dtype, arrays, _forward_work, geometry=geometry, is_max=True)
 
 
 def average_pool(runtime: Runtime, x: Array, y: Array, geometry: PoolGeometry) -> None:
     """Y [N, C, OD, OH, OW]: each window's sum over its divisor."""
-    launch(runtime, AVERAGE_POOL, x.dtype, {"x": x, "y": y}, _average_work, geometry=geometry)
+    launch(runtime, AVERAGE_POOL, x.dtype, {"x": x, "y": y}, _forward_work, geometry=geometry, is_max=False)
 
 
-def _max_work(x: Layout, y: Layout, geometry: PoolGeometry, indices: Layout | None = None) -> Work:
-    return _forward_work(geometry, x, y, indices, by_rows=_by_rows(geometry))
-
-
-def _average_work(x: Layout, y: Layout, geometry: PoolGeometry) -> Work:
-    return _forward_work(geometry, x, y, None, by_rows=False, parted=True)
-
-
-def _forward_work(
-    geometry: PoolGeometry, x: Layout, y: Layout, indices: Layout | None, *, by_rows: bool, parted: bool = False
-) -> Work:
+def _forward_work(x: Layout, y: Layout, geometry: PoolGeometry, is_max: bool, indices: Layout | None = None) -> Work:
     arrays = (x, y) if indices is None else (x, y, indices)
-    w = geometry.axes[2]
+    w, by_rows = geometry.axes[2], is_max and _by_rows(geometry)
     of_output = x.itemsize + (0 if indices is None else INT_BYTES)
 
     def row_slots(read: int) -> int:
@@ -222,7 +210,7 @@ def _forward_work(
         return slots(read) * x.itemsize + row_slots(read) * (x.itemsize + INT_BYTES) + slots(written) * of_output
 
     taps = [_taps(axis) for axis in geometry.axes]
-    tile = None if _reads_once(geometry, arrays) else _tile(geometry, arrays, shared, parted=parted)
+    tile = None if _reads_once(geometry, arrays) else _tile(geometry, arrays, shared, parted=not is_max)
     fields = _pool_fields(geometry, x, y, indices, written=y)
     fields |= {"lanes": 1, "by_rows": int(by_rows), "row_slots": 0}
     if tile is None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, strides
+from gpucnn.backends.cuda.launch.plans import IMAGE, Fields, Layout, Work, empty, launch, strides
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import GridGeometry
@@ -19,7 +19,6 @@ BACKWARD_KEYS = Kernel("grid_sample_backward_input", "GridSampleParams", "grid_s
 BACKWARD_INPUT = Kernel("grid_sample_backward_input", "GridSampleParams")
 
 CHANNELS = 8  # of a thread: CHANNELS in grid_sample.cuh
-IMAGE = ("n", "c", "d", "h", "w")
 GRID = ("n", "d", "h", "w", "a")
 PADDINGS = ("zeros", "border", "reflection")  # by their numbers in grid_sample.cuh
 

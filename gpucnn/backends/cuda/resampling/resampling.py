@@ -11,9 +11,9 @@ from gpucnn.backends import listening
 from gpucnn.backends.cuda.device.limits import SECTOR_BYTES
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Device, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, strides
+from gpucnn.backends.cuda.launch.plans import IMAGE, Fields, Layout, Work, launch, strides
 from gpucnn.backends.cuda.resampling.tiles import ResampleTile, Resampling, Table
-from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.dtypes import kernel_accumulator
 from gpucnn.backends.layout import is_channels_last, is_dense
 from gpucnn.backends.samples import matrix
 from gpucnn.geometry import InterpolationGeometry
@@ -22,7 +22,6 @@ from gpucnn.geometry.caches import kept
 RESAMPLE = Kernel("interpolate", "ResampleParams", function="resample")
 RESAMPLE_TILES = Kernel("interpolate", "ResampleParams", function="resample_tiles")
 
-IMAGE = ("n", "c", "d", "h", "w")
 TABLES_BYTES = 64 << 20  # of all tables that are kept on devices
 
 
@@ -37,13 +36,13 @@ def interpolate_backward(runtime: Runtime, grad_y: Array, grad_x: Array, geometr
 
 
 def _resample(runtime: Runtime, x: Array, y: Array, geometry: InterpolationGeometry, *, adjoint: bool) -> None:
-    device, dtype = runtime.device(x), _weight_dtype(x.dtype)
-    tables = _tables(runtime, device, geometry, adjoint, dtype)
+    sums = kernel_accumulator(x.dtype)
+    dtype = np.zeros(0, sums).real.dtype  # of weights, the kernels' real_t: integers are only added, by weights of 1
+    tables = _tables(runtime, runtime.device(x), geometry, adjoint, dtype)
     arrays = {"x": x, "y": y, **dict(zip(("starts", "sources", "weights"), tables, strict=True))}
     listening.read(*tables)
-    sum_bytes = max(accumulator(x.dtype).itemsize, dtype.itemsize)
     inner = x.shape[1] if is_channels_last(y) else 1
-    tile = _tile(geometry, adjoint, x.shape[1], inner, x.itemsize, sum_bytes, dtype) if x.size else None
+    tile = _tile(geometry, adjoint, x.shape[1], inner, x.itemsize, sums.itemsize, dtype) if x.size else None
     if tile is None:
         launch(runtime, RESAMPLE, x.dtype, arrays, _work)
     else:
@@ -131,13 +130,6 @@ class Tables(NamedTuple):
     starts: Array  # int32 [OD + 1 + OH + 1 + OW + 1]
     sources: Array  # int32 [entries]
     weights: Array  # [entries]
-
-
-def _weight_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
-    """The dtype of the kernels' real_t; integers are only copied and added, by weights of 1."""
-    if dtype.kind in "iu":
-        return np.dtype(np.uint64 if dtype.itemsize == 8 else np.uint32)
-    return np.zeros(0, accumulator(dtype)).real.dtype
 
 
 @kept(TABLES_BYTES)

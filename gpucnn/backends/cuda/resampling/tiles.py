@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda.device.limits import BANKS, MAX_SHARED_BYTES, SECTOR_BYTES
-from gpucnn.backends.cuda.launch.shared_memory import bank_conflict, skewed
+from gpucnn.backends.cuda.device.limits import BANKS, MAX_SHARED_BYTES, SECTOR_BYTES, bank_conflict, skewed
 
 WANTED_BYTES = 24 << 10  # of shared memory, for several blocks on a multiprocessor
 ALLOWED = 1.10  # bytes moved over the minimum, up to which other criteria decide

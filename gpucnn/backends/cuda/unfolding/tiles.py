@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from gpucnn.backends.cuda.device.limits import BANKS, LINE_BYTES, MAX_SHARED_BYTES, SECTOR_BYTES
-from gpucnn.backends.cuda.launch.shared_memory import skewed
+from gpucnn.backends.cuda.device.limits import BANKS, LINE_BYTES, MAX_SHARED_BYTES, SECTOR_BYTES, skewed
 
 TILE_BYTES = 20 << 10  # of shared memory for the image tile of one block
 LAST_TILE_BYTES = 44 << 10  # and where it takes a sector of channels of it

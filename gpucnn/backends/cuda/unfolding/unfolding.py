@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from math import gcd, prod
 
-from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, extents
-from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, power_of_two
+from gpucnn.backends.cuda.convolution.fields import axis_fields, extents
+from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, power_of_two, skewed
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, strides
-from gpucnn.backends.cuda.launch.shared_memory import skewed
+from gpucnn.backends.cuda.launch.plans import IMAGE, SPACE, Fields, Layout, Work, launch, strides
 from gpucnn.backends.cuda.unfolding.tiles import channel_pitch, unfold_tile
-from gpucnn.backends.dtypes import name_of
+from gpucnn.backends.dtypes import kernel_accumulator, name_of
 from gpucnn.backends.layout import is_channels_last, is_dense
 from gpucnn.geometry import Axis, ConvGeometry
 
@@ -36,9 +35,8 @@ def col2im(runtime: Runtime, columns: Array, x: Array, geometry: ConvGeometry) -
 
     The columns of a 16-bit image may be in float32.
     """
-    sum_bytes = max(4, x.itemsize)
     arrays = {"columns": columns, "x": x}
-    facts = {"geometry": geometry, "sum_bytes": sum_bytes, "entry": name_of(columns.dtype)}
+    facts = {"geometry": geometry, "sum_bytes": kernel_accumulator(x.dtype).itemsize, "entry": name_of(columns.dtype)}
     launch(runtime, COL2IM, x.dtype, arrays, _col2im_work, **facts)
 
 
