@@ -208,6 +208,14 @@ def test_each_position_has_a_filter_and_a_bias_of_its_own(backend: ArrayBackend)
     assert (np.count_nonzero(grad_x), np.count_nonzero(grad_w), np.count_nonzero(grad_b)) == (7, 8, 1)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_gradient_of_a_bias_over_many_pixels_loses_no_digits(backend: ArrayBackend, order: str) -> None:
+    grad = arranged(np.random.default_rng(3).random((2, 3, 200, 210), np.float32), order)
+    x, w, b = (np.ones(shape, np.float32) for shape in ((2, 1, 200, 210), (3, 1, 1, 1), 3))
+    _, _, grad_b = backend.run(F.conv2d_backward, grad, x, w, b, needs=(False, False, True))
+    np.testing.assert_allclose(grad_b, grad.sum(axis=(0, 2, 3), dtype=np.float64), rtol=3e-7)
+
+
 # --- Edges --------------------------------------------------------------------------------------------------------
 
 
