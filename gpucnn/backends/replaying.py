@@ -77,7 +77,7 @@ class Replays(ABC):
             return operation(*arguments, **named)
         replay = self.kept.get(key, _NEW)
         if replay is _NEW:
-            return self._recorded(key, arrays, lambda: operation(*arguments, **named), named.get("out"))
+            return self._recorded(key, arrays, operation, arguments, named)
         if replay is None:
             return operation(*arguments, **named)
         result = replay(arrays)
@@ -112,16 +112,35 @@ class Replays(ABC):
         key.extend(self._forms(arrays))
         return tuple(key)
 
-    def _recorded(self, key: Hashable, arrays: Sequence[Array], call: Callable[[], Any], out: Array | None) -> Any:
-        """The call's result; its replay is kept once it is final."""
-        recorded = self.record(arrays, call, out)
-        if recorded.is_final:
+    def _recorded(
+        self,
+        key: Hashable,
+        arrays: Sequence[Array],
+        operation: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> Any:
+        """The call's result; its replay is kept once it is final, or that there is none."""
+        recorded = self.record(arrays, lambda: operation(*arguments, **named), named.get("out"))
+        if not self._are_operands(operation, arguments, named):
+            self.kept[key] = None
+        elif recorded.is_final:
             self._constant_bytes += recorded.constant_bytes
             if len(self.kept) >= MAX_KEPT or self._constant_bytes > MAX_CONSTANT_BYTES:
                 self.kept.clear()
                 self._constant_bytes = recorded.constant_bytes
             self.kept[key] = recorded.replay
         return recorded.result
+
+    def _are_operands(self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
+        """Whether no array stands for a number, as a stride of ``np.array(2)``: a form has no values of arrays."""
+        form = signature(operation)
+        given = form.bind(*arguments, **named).arguments.items()
+        return all(
+            str(form.parameters[name].annotation).startswith("Array")
+            for name, value in given
+            if type(value) is self._array
+        )
 
 
 REPLAYERS: dict[type, Replays] = {}

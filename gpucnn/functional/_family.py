@@ -71,7 +71,7 @@ def _of_rank(
     name = source.__name__.replace("_nd", f"{rank}d")
     # a copy of the function under its public name, which Python's own messages about arguments then give
     body = FunctionType(source.__code__, source.__globals__, name, source.__defaults__, source.__closure__)
-    body.__kwdefaults__ = source.__kwdefaults__
+    body.__kwdefaults__, body.__annotations__ = source.__kwdefaults__, source.__annotations__
     body.__qualname__ = name
     member: Any = wrap(partial(cast(Callable[..., R], body), name if by_name else rank))
     member.__dict__.pop("__wrapped__", None)  # else tools look at the partial object, which is no function

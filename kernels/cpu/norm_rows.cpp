@@ -1,6 +1,7 @@
 // Norms of rows x [N, G, C] with statistics of (n, g), and weights and biases of (g, c): layer and RMS norm, and group
 // norm without positions. A row is read for its sums, and again from the cache.
 #include "norm.hpp"
+#include "transpose.hpp"
 
 struct Params {
   index_t n, g, c;
@@ -13,6 +14,7 @@ struct Params {
 
 constexpr index_t BLOCK = 16;   // long rows whose sums of (g, c) are taken in SCALAR
 constexpr index_t SUMMED = 64;  // rows whose sums of (g, c) are taken in SCALAR
+constexpr index_t SHORT = 16;   // values of a row whose statistics are taken in SCALAR, those of LANES rows at once
 
 template <class Become>
 INLINE void become(const Params* p, Become op, index_t row, scalar_t mean, scalar_t rstd, const scalar_t* weight,
@@ -25,19 +27,57 @@ INLINE void become(const Params* p, Become op, index_t row, scalar_t mean, scala
   });
 }
 
+INLINE Statistic row_statistic(const Params* p, const scalar_t* x) {
+  Runs run = {1, 0, p->c};
+  Moments all = moments(x, run);
+  return statistic(x, run, p->eps, p->centred ? all : about_zero(all), p->centred);
+}
+
+// The statistics of up to LANES short rows, each in a lane of its own; with LANES * C scalars of workspace.
+static void short_statistics(const Params* p, const scalar_t* x, index_t rows, Statistic* found, scalar_t* workspace) {
+  if (rows < LANES) fill_n(workspace, LANES * p->c, scalar_t(0));
+  copy_transposed(x, p->c, workspace, LANES, rows, p->c);
+  scalar_t count = scalar_t(p->c), eps = scalar_t(p->eps);
+  vector_t sum = {}, first = {}, second = {};
+  for (index_t i = 0; i < p->c; i++) sum += load(workspace + i * LANES);
+  vector_t centre = sum / count;
+  for (index_t i = 0; i < p->c; i++) {
+    vector_t away = load(workspace + i * LANES) - centre;
+    first += away, second += away * away;
+  }
+  vector_t rest = first / count, mean = centre + rest, square = second - first * rest;  // of the centre's rounding
+  if (!p->centred) square += count * mean * mean, mean = vector_t{};
+  vector_t var = square / count;
+  for (index_t row = 0; row < rows; row++) {
+    scalar_t positive = var[row] < 0 ? 0 : var[row];
+    if (fits(positive, eps)) {
+      found[row] = {mean[row], positive, reciprocal(positive, eps)};
+    } else {
+      found[row] = row_statistic(p, x + row * p->c);
+    }
+  }
+}
+
 // Statistics and, unless y is null, values.
 KERNEL norm_rows_forward(const Params* p, const scalar_t* x, const scalar_t* weight, const scalar_t* bias,
                          const scalar_t* residual, scalar_t* mean, scalar_t* var, scalar_t* rstd, scalar_t* y,
                          scalar_t* workspace, int64_t item) {
   Range rows = part_of(p->n * p->g, item, p->items);
-  Runs run = {1, 0, p->c};
+  index_t most = p->c <= SHORT ? LANES : 1;
   with_forward(p->activation, p->negative_slope, x, residual, y, [&](auto op) LAMBDA {
-    for (index_t row = rows.begin; row < rows.end; row++) {
-      const scalar_t* values = x + row * p->c;
-      Moments all = moments(values, run);
-      Statistic found = statistic(values, run, p->eps, p->centred ? all : about_zero(all), p->centred);
-      mean[row] = found.mean, var[row] = found.var, rstd[row] = found.rstd;
-      if (y) become(p, op, row, found.mean, found.rstd, weight, bias);
+    for (index_t first = rows.begin; first < rows.end; first += most) {
+      Statistic found[LANES];
+      index_t count = min(most, rows.end - first);
+      if (most > 1) {
+        short_statistics(p, x + first * p->c, count, found, workspace);
+      } else {
+        found[0] = row_statistic(p, x + first * p->c);
+      }
+      for (index_t i = 0; i < count; i++) {
+        index_t row = first + i;
+        mean[row] = found[i].mean, var[row] = found[i].var, rstd[row] = found[i].rstd;
+        if (y) become(p, op, row, found[i].mean, found[i].rstd, weight, bias);
+      }
     }
   });
 }

@@ -31,6 +31,7 @@ from gpucnn.geometry import NormGeometry
 
 ROW = (2, 3)
 SHORT_PLANE = 16  # values; shorter planes of a batch are lanes
+SHORT_ROW = 16  # values of a row of which a vector of rows is transposed
 LONG_ROW = 8192  # values of a row from which on gradients of weights are summed column by column
 CACHED_BYTES = 1 << 19  # of a strip of lanes that is read again from the cache
 MIN_STRIP = 128  # lanes, so that a row of a strip is read at the speed of memory
@@ -305,7 +306,7 @@ def _rows(n: int, g: int, c: int, dtype: str, is_last: bool) -> _Form:
     items = min(n * g, most) if is_long else max(1, min(n // MIN_ROWS, most, MAX_PARTS))
     parts = g * -(-c // LONG_ROW) if is_long else items
     passes = min(n * g, most)
-    workspace = 2 * (min(c, LONG_ROW) + MAX_LANES)
+    workspace = max(2 * (min(c, LONG_ROW) + MAX_LANES), SHORT_ROW * MAX_LANES)
     return _Form("rows", dtype, is_last, {"n": n, "g": g, "c": c}, g * c, items, passes, parts, is_long, workspace)
 
 
