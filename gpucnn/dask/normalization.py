@@ -232,7 +232,6 @@ def _moments_of(view: View, input: Array) -> Moments:
     geometry = NormGeometry(view.shape(input), view.axes)
     mean, var, rstd = call.new_statistics(geometry)
     if not geometry.count:
-        mean[...] = var[...] = 0
         return 0, mean, var
     call.backend.norm_statistics(input.reshape(geometry.shape), mean, var, rstd, geometry, 1.0)
     return geometry.count, mean, var * geometry.count
@@ -297,9 +296,9 @@ def _normalized(
     shape = view.shape(input)
     if moments is not None:
         count, centre, squares = moments
-        scale = call.reciprocal(squares / max(count, 1))
+        scale = _reciprocal(squares / max(count, 1), eps)
     else:
-        kept = tuple(1 if axis in view.axes else size for axis, size in enumerate(shape))
+        kept = NormGeometry(shape, view.axes).kept
         centre, scale = (call.promoted(array).reshape(kept) for array in (mean, rstd))
     grad = call.before_activation(shape, centre, scale)
     return call, grad, (call.promoted(input).reshape(shape) - centre) * scale, scale

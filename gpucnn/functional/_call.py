@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
@@ -32,8 +32,8 @@ class Call:
     """The arrays of one call as their backend's own, all of one dtype that the operation takes.
 
     `arrays` holds them in the order given, None where one of the `optional` ones was left out. The first one names the
-    dtype. A `bias` of 16-bit images may be float32, as the sums are that it is added to. `dtype` is the one that the
-    caller requests of the gradients of parameters.
+    dtype. Of 16-bit images the `wide` ones may be float32, as the sums are that a bias is added to. `dtype` is the one
+    that the caller requests of the gradients of parameters.
     """
 
     widened = ""  # kinds of dtypes that `_widen` exchanges for wider ones
@@ -43,7 +43,8 @@ class Call:
         op: str,
         dtypes: frozenset[str],
         *,
-        optional: Sequence[str] = ("bias",),
+        optional: Collection[str] = ("bias",),
+        wide: Collection[str] = ("bias",),
         out: Any = None,
         dtype: Any = None,
         **arrays: Any,
@@ -75,7 +76,7 @@ class Call:
         for name, array in zip(arrays, self.arrays, strict=False):
             if array is None or array.dtype == self.dtype:
                 continue
-            if name != "bias" or array.dtype != accumulator(self.dtype):
+            if name not in wide or array.dtype != accumulator(self.dtype):
                 raise self.mixed(name, dict(zip(arrays, self.arrays, strict=False)))
         if self._out is not None and self._out.dtype != self._requested_else(self.dtype):
             expected = f"{self._requested_else(self.dtype)}, that of the result"

@@ -18,7 +18,7 @@ BATCH = (0, 2, 3)  # axes of [N, G, C, P] that share a mean: one for each channe
 ROW = (2, 3)  # one for each row
 
 Shape4 = tuple[int, int, int, int]
-Running = tuple[Array | None, Array | None]
+Statistics = tuple[Array | None, Array | None]
 
 
 class NormCall(Call):
@@ -26,6 +26,13 @@ class NormCall(Call):
 
     A 16-bit x may come with float32 parameters and statistics, as is usual in mixed-precision training.
     """
+
+    weight: Array | None = None
+    bias: Array | None = None
+    running_mean: Array | None = None
+    running_var: Array | None = None
+    mean: Array | None = None
+    rstd: Array | None = None
 
     def __init__(
         self,
@@ -40,83 +47,78 @@ class NormCall(Call):
         **parameters: Array | None,
     ) -> None:
         residual, activation, negative_slope = finish
-        optional = ("residual",) if op.endswith("_backward") else ("grad_output", "residual")
-        super().__init__(
-            op, FLOATING, optional=optional, out=out, input=input, grad_output=grad_output, residual=residual
-        )
-        self.x, self.grad, self.residual = self.arrays
+        optional = ("residual", *parameters, *(() if op.endswith("_backward") else ("grad_output",)))
+        given = {"input": input, "grad_output": grad_output, "residual": residual, **parameters}
+        super().__init__(op, FLOATING, optional=optional, wide=parameters, out=out, **given)
+        self.x, self.grad, self.residual, *others = self.arrays
+        vars(self).update(zip(parameters, others, strict=True))
         self.activation = "none" if activation is None else choice(op, "activation", activation, ACTIVATIONS)
         self.slope = number(op, "negative_slope", negative_slope)
         self.eps = number(op, "eps", eps, 0.0)
         self.momentum = number(op, "momentum", momentum)
         self.wide = accumulator(self.dtype)
-        self.weight: Array | None = None
-        self.bias: Array | None = None
-        self.running_mean: Array | None = None
-        self.running_var: Array | None = None
-        self.mean: Array | None = None
-        self.rstd: Array | None = None
-        for name, array in parameters.items():
-            if array is not None:
-                array = self.also(name, array)
-                if array.dtype not in (self.dtype, self.wide):
-                    raise self.mixed(name, {"input": self.x, name: array})
-                setattr(self, name, array)
         self.expect_shape("grad_output", self.grad, self.x.shape)
         self.expect_shape("residual", self.residual, self.x.shape)
 
     # --- Checks ---------------------------------------------------------------------------------------------------
 
-    def check_affine(self) -> None:
-        self.expect_per_channel("weight", self.weight, self.x)
-        self.expect_per_channel("bias", self.bias, self.x)
+    def of_channels(self, axes: tuple[int, ...], own: bool, updates: bool = False) -> NormGeometry:
+        """Batch norm, over the axes `BATCH`, or instance norm, over `ROW`: by x's `own` statistics or the running ones.
 
-    def check_statistics(self, shape: tuple[int, ...]) -> None:
-        """Raise unless mean and rstd are both absent, or both of `shape`."""
+        Raises
+        ------
+        ValueError
+            Shapes do not fit, running statistics are missing, or read-only where the call `updates` them, or own ones
+            would be of one value.
+        """
+        x, is_batch = self.x, axes == BATCH
+        require_axes(self, 2 if is_batch else 3)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.expect_per_channel(name, getattr(self, name), x)
+        if (self.running_mean is None) != (self.running_var is None):
+            raise ValueError(f"{self.op}: got one of running_mean and running_var, expected both or none")
+        if self.running_mean is None and not own:
+            raise ValueError(f"{self.op}: running_mean and running_var are None, expected arrays to normalise by")
+        for name, array in (("running_mean", self.running_mean), ("running_var", self.running_var)):
+            if own and updates and array is not None and not getattr(array.flags, "writeable", True):
+                raise ValueError(f"{self.op}: {name} is read-only, expected an array that can be updated in place")
+        if own and is_batch and self.eps == 0:
+            raise ValueError(f"{self.op}: eps is 0, expected more than 0 in training")
+        geometry = NormGeometry((x.shape[0], x.shape[1], 1, prod(x.shape[2:])), axes if own else BATCH)
+        if own and geometry.count == 1:
+            raise ValueError(f"{self.op}: input has shape {x.shape}, expected more than one value per channel")
+        return geometry
+
+    def handed_over(self, geometry: NormGeometry, shape: tuple[int, ...]) -> Statistics:
+        """The forward's mean and rstd, which it returned in this shape, as axes of x; None where they are not given.
+
+        Raises
+        ------
+        ValueError
+            One of them is missing, or has another shape.
+        """
         if (self.mean is None) != (self.rstd is None):
             raise ValueError(f"{self.op}: got one of mean and rstd, expected both or none")
+        if self.mean is None or self.rstd is None:
+            return None, None
         self.expect_shape("mean", self.mean, shape)
         self.expect_shape("rstd", self.rstd, shape)
-
-    def check_running(self, running: Running, uses: bool, writes: bool) -> None:
-        """Raise unless the running statistics are given where they are used, and writable where they are updated."""
-        if (running[0] is None) != (running[1] is None):
-            raise ValueError(f"{self.op}: got one of running_mean and running_var, expected both or none")
-        if uses and running[0] is None:
-            raise ValueError(f"{self.op}: running_mean and running_var are None, expected arrays to normalise by")
-        if running[0] is None:
-            return
-        for name, array in zip(("running_mean", "running_var"), running, strict=True):
-            self.expect_per_channel(name, array, self.x)
-            if writes and array is not None and not getattr(array.flags, "writeable", True):
-                raise ValueError(f"{self.op}: {name} is read-only, expected an array that can be updated in place")
-
-    def check_batch(self, shape: Shape4, running: Running, training: bool, writes: bool = True) -> None:
-        self.check_affine()
-        self.check_running(running, uses=not training, writes=writes and training)
-        if self.eps == 0 and training:
-            raise ValueError(f"{self.op}: eps is 0, expected more than 0 in training")
-        if training and shape[0] * shape[3] == 1:
-            raise ValueError(f"{self.op}: input has shape {self.x.shape}, expected more than one value per channel")
-
-    def check_instance(self, shape: Shape4, running: Running, use_input_stats: bool, writes: bool = True) -> None:
-        self.check_affine()
-        self.check_running(running, uses=not use_input_stats, writes=writes and use_input_stats)
-        if use_input_stats and shape[3] == 1:
-            raise ValueError(f"{self.op}: input has shape {self.x.shape}, expected more than one value per channel")
+        kept, wide = geometry.kept, self.wide
+        return self.mean.reshape(kept).astype(wide, copy=False), self.rstd.reshape(kept).astype(wide, copy=False)
 
     # --- Steps ----------------------------------------------------------------------------------------------------
 
     def statistics(self, geometry: NormGeometry) -> tuple[Array, Array]:
         """Mean and reciprocal standard deviation of x itself."""
         mean, var, rstd = self.new_statistics(geometry)
-        self.backend.norm_statistics(self.x.reshape(geometry.shape), mean, var, rstd, geometry, self.eps)
+        if self.x.size:
+            self.backend.norm_statistics(self.x.reshape(geometry.shape), mean, var, rstd, geometry, self.eps)
         return mean, rstd
 
     def new_statistics(self, geometry: NormGeometry) -> list[Array]:
-        """Arrays for mean, variance and reciprocal standard deviation."""
-        kept = tuple(1 if axis in geometry.axes else size for axis, size in enumerate(geometry.shape))
-        return [self.backend.empty(kept, self.wide, on=self.x) for _ in range(3)]
+        """Arrays for mean, variance and reciprocal standard deviation: zeros where there are no values."""
+        make = self.backend.empty if self.x.size else self.backend.zeros
+        return [make(geometry.kept, self.wide, on=self.x) for _ in range(3)]
 
     def output(self, shape: Shape4) -> Array:
         """The array for the output [N, G, C, P]: `out`, or a new one.
@@ -136,70 +138,39 @@ class NormCall(Call):
         residual = None if self.residual is None else self.residual.reshape(shape)
         return Epilogue(residual, self.activation, self.slope)
 
-    def reciprocal(self, var: Array) -> Array:
-        return 1 / self.xp.sqrt(var + self.eps)
-
-    def batch(self, shape: Shape4, running: Running) -> tuple[Array, Array, Array]:
-        """Output by the batch's own statistics, and these, [1, C, 1, 1]; updates the running ones."""
-        geometry = NormGeometry(shape, BATCH)
-        if not geometry.count:
-            mean, rstd = self.batch_statistics(geometry, running, True)
-            return self.applied(shape, mean, rstd), mean, rstd
-        y, mean, var, rstd = self.forward(geometry)
-        self.update(running, mean, var, geometry.count)
-        return y, mean, rstd
-
-    def batch_statistics(self, geometry: NormGeometry, running: Running, training: bool) -> tuple[Array, Array]:
-        """The statistics that a batch is normalised by, [1, C, 1, 1]."""
-        if not training:
-            return self.kept_statistics(running)
-        if not geometry.count:
-            nothing = self.xp.zeros((1, geometry.shape[1], 1, 1), self.wide)
-            return nothing, nothing
-        return self.statistics(geometry)
-
-    def instances(self, shape: Shape4, running: Running) -> tuple[Array, Array, Array]:
-        """Output by the images' own statistics, and these, [N, C, 1, 1]; updates the running ones."""
-        geometry = NormGeometry(shape, ROW)
-        y, mean, var, rstd = self.forward(geometry)
-        if shape[0]:
-            self.update(running, mean, var, geometry.count)
-        return y, mean, rstd
-
     def rows(self, shape: Shape4, centred: bool = True) -> tuple[Array, Array, Array]:
         """Output, mean and reciprocal standard deviation of layer, RMS and group norm."""
         y, mean, _, rstd = self.forward(NormGeometry(shape, ROW, centred))
         return y, mean, rstd
 
-    def kept(self, shape: Shape4, running: Running) -> Array:
+    def tracked(self, geometry: NormGeometry) -> tuple[Array, Array, Array]:
+        """Output by x's own statistics, towards which the running ones move, and mean and rstd."""
+        y, mean, var, rstd = self.forward(geometry)
+        count = geometry.count
+        if self.x.size and self.running_mean is not None:
+            self.backend.moving_average(mean, self.running_mean, 1.0, self.momentum)
+            self.backend.moving_average(var, self.running_var, count / (count - 1), self.momentum)
+        return y, mean, rstd
+
+    def kept(self, geometry: NormGeometry) -> Array:
         """Output by the running statistics."""
-        return self.applied(shape, *self.running_statistics(running))
+        shape = geometry.shape
+        return self.applied(shape, self.spread(self.running_mean, shape), self.spread(self.running_var, shape))
 
     def applied(self, shape: Shape4, mean: Array, var: Array) -> Array:
-        """Output by statistics other than the input's own."""
+        """Output by statistics other than x's own."""
         parameters = self.spread(self.weight, shape), self.spread(self.bias, shape)
         y = self.output(shape)
         self.backend.norm_apply(self.x.reshape(shape), mean, var, *parameters, y, self.eps, self.epilogue(shape))
         return y.reshape(self.x.shape)
 
-    def running_statistics(self, running: Running) -> tuple[Array, Array]:
-        """Running mean and variance as given, [1, C, 1, 1]."""
-        mean, var = (self.spread(array, (0, array.shape[0], 1, 0)) for array in running)  # type: ignore[union-attr]
-        return mean, var
+    def kept_statistics(self, geometry: NormGeometry) -> tuple[Array, Array]:
+        """Mean and reciprocal standard deviation by the running statistics, [1, C, 1, 1]."""
+        mean, var = self.spread(self.running_mean, geometry.shape), self.spread(self.running_var, geometry.shape)
+        return mean.copy(), 1 / self.xp.sqrt(var + self.eps)
 
-    def kept_statistics(self, running: Running) -> tuple[Array, Array]:
-        """Mean and reciprocal standard deviation, [1, C, 1, 1]."""
-        mean, var = self.running_statistics(running)
-        return mean.copy(), self.reciprocal(var)
-
-    def update(self, running: Running, mean: Array, var: Array, count: int) -> None:
-        """Move the running statistics towards those of the images, whose biased variances are of `count` values."""
-        for array, found, factor in zip(running, (mean, var), (1.0, count / (count - 1)), strict=True):
-            if array is not None:
-                self.backend.moving_average(found, array, factor, self.momentum)
-
-    def spread(self, array: Array | None, shape: Shape4) -> Array | None:
-        """Weight or bias as [1, G, C, 1], in the dtype of statistics."""
+    def spread(self, array: Array | None, shape: Shape4) -> Any:
+        """Weight, bias or a running statistic as [1, G, C, 1], in the dtype of statistics."""
         if array is None:
             return None
         spread = array.reshape(1, shape[1], shape[2], 1)
@@ -210,17 +181,9 @@ class NormCall(Call):
         parameters = self.spread(self.weight, geometry.shape), self.spread(self.bias, geometry.shape)
         y, (mean, var, rstd) = self.output(geometry.shape), self.new_statistics(geometry)
         x, epilogue = self.x.reshape(geometry.shape), self.epilogue(geometry.shape)
-        self.backend.norm_forward(x, *parameters, y, mean, var, rstd, geometry, self.eps, epilogue)
+        if x.size:
+            self.backend.norm_forward(x, *parameters, y, mean, var, rstd, geometry, self.eps, epilogue)
         return y.reshape(self.x.shape), mean, var, rstd
-
-    def handed_over(self, shape: Shape4, axes: tuple[int, ...]) -> tuple[Array | None, Array | None]:
-        """The forward's mean and rstd as axes of x, or None."""
-        if self.mean is None or self.rstd is None:
-            return None, None
-        kept = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
-        return self.mean.reshape(kept).astype(self.wide, copy=False), self.rstd.reshape(kept).astype(
-            self.wide, copy=False
-        )
 
     def backward(
         self,
@@ -236,12 +199,13 @@ class NormCall(Call):
         """
         if not any(needs):
             return (None,) * len(needs)
-        grad, x = self.before_activation(geometry.shape, mean, rstd), self.x.reshape(geometry.shape)
-        weight = self.spread(self.weight, geometry.shape)
+        shape = geometry.shape
+        grad, x = self.before_activation(shape, mean, rstd), self.x.reshape(shape)
+        weight = self.spread(self.weight, shape)
         wanted = (self.weight if needs[1] else None, self.bias if needs[2] else None)
         is_affine = any(array is not None for array in wanted)
-        grad_x = empty_rows_like(self.backend, self.x.reshape(geometry.shape)) if needs[0] and own_statistics else None
-        affine = (1, *geometry.shape[1:3], 1)
+        grad_x = empty_rows_like(self.backend, x) if needs[0] and own_statistics else None
+        affine = (1, *shape[1:3], 1)
         of_weight, of_bias = (self.backend.empty(affine, self.wide, on=self.x) if is_affine else None for _ in range(2))
         if is_affine or grad_x is not None:
             self.backend.norm_backward(grad, x, mean, rstd, weight, grad_x, of_weight, of_bias, geometry)
@@ -261,20 +225,19 @@ class NormCall(Call):
 
     def before_activation(self, shape: Shape4, mean: Array, rstd: Array) -> Array:
         """The gradient with respect to the activation's input, [N, G, C, P], whose signs are recomputed."""
-        grad = self.grad.reshape(shape)
+        grad, x = self.grad.reshape(shape), self.x.reshape(shape)
         if self.activation == "none":
             return grad
         parameters = self.spread(self.weight, shape), self.spread(self.bias, shape)
-        before, epilogue = empty_rows_like(self.backend, self.x.reshape(shape)), self.epilogue(shape)
-        self.backend.norm_activation_backward(grad, self.x.reshape(shape), mean, rstd, *parameters, before, epilogue)
+        before = empty_rows_like(self.backend, x)
+        self.backend.norm_activation_backward(grad, x, mean, rstd, *parameters, before, self.epilogue(shape))
         return before
 
     def row_backward(self, shape: Shape4, kept: tuple[int, ...], needs: Needs) -> tuple[Array | None, ...]:
         """Gradients of layer and group norm."""
-        self.check_statistics(kept)
-        wanted = self.needed(needs, 3)
         geometry = NormGeometry(shape, ROW)
-        mean, rstd = self.handed_over(shape, ROW)
+        mean, rstd = self.handed_over(geometry, kept)
+        wanted = self.needed(needs, 3)
         if mean is None:
             mean, rstd = self.statistics(geometry)
         return self.result(self.backward(geometry, mean, rstd, wanted))
@@ -284,41 +247,33 @@ class NormCall(Call):
         return needed(self.op, needs, count + (self.residual is not None))
 
 
-def batch_shape(call: Call, x: Array) -> Shape4:
-    """[N, C, 1, P]."""
-    if x.ndim < 2:
-        raise ValueError(f"{call.op}: input has {x.ndim} dimensions, expected at least 2 (N, C, *space)")
-    _require_values(call, x)
-    return x.shape[0], x.shape[1], 1, prod(x.shape[2:])
+def require_axes(call: NormCall, axes: int) -> None:
+    """Raise ValueError unless the input has so many axes, N, C and others, and no empty channels or space."""
+    if call.x.ndim < axes:
+        raise ValueError(f"{call.op}: input has {call.x.ndim} dimensions, expected at least {axes} (N, C, *space)")
+    if 0 in call.x.shape[1:]:
+        wanted = "expected channels and spatial sizes of at least 1"
+        raise ValueError(f"{call.op}: input has shape {call.x.shape}, {wanted}")
 
 
-def instance_shape(call: Call, x: Array) -> Shape4:
-    """[N, C, 1, P]."""
-    if x.ndim < 3:
-        raise ValueError(f"{call.op}: input has {x.ndim} dimensions, expected at least 3 (N, C, *space)")
-    _require_values(call, x)
-    return x.shape[0], x.shape[1], 1, prod(x.shape[2:])
-
-
-def group_shape(call: NormCall, x: Array, num_groups: int) -> Shape4:
+def group_shape(call: NormCall, num_groups: int) -> Shape4:
     """[N, G, C / G, P]."""
-    if x.ndim < 2:
-        raise ValueError(f"{call.op}: input has {x.ndim} dimensions, expected at least 2 (N, C, *space)")
-    _require_values(call, x)
+    require_axes(call, 2)
     groups = integer(call.op, "num_groups", num_groups, 1)
-    n, c, *space = x.shape
+    n, c, *space = call.x.shape
     if c % groups:
         wanted = f"(N, C, *space) with C a multiple of num_groups = {groups}"
-        raise ValueError(f"{call.op}: input has shape {x.shape}, expected {wanted}")
-    call.check_affine()
+        raise ValueError(f"{call.op}: input has shape {call.x.shape}, expected {wanted}")
+    call.expect_per_channel("weight", call.weight, call.x)
+    call.expect_per_channel("bias", call.bias, call.x)
     if n * (c // groups) * prod(space) == 1:
-        raise ValueError(f"{call.op}: input has shape {x.shape}, expected more than one value per group")
+        raise ValueError(f"{call.op}: input has shape {call.x.shape}, expected more than one value per group")
     return n, groups, c // groups, prod(space)
 
 
-def layer_shape(call: NormCall, x: Array, normalized_shape: Any) -> tuple[Shape4, tuple[int, ...]]:
+def layer_shape(call: NormCall, normalized_shape: Any) -> tuple[Shape4, tuple[int, ...]]:
     """[rows, 1, row, 1], and the shape of the rows."""
-    values = len(normalized_shape) if is_sequence(normalized_shape) else 1
+    x, values = call.x, len(normalized_shape) if is_sequence(normalized_shape) else 1
     row: Sequence[int] = integers(call.op, "normalized_shape", normalized_shape, values, 1)
     if not row:
         raise ValueError(f"{call.op}: normalized_shape is empty, expected at least one axis")
@@ -328,8 +283,3 @@ def layer_shape(call: NormCall, x: Array, normalized_shape: Any) -> tuple[Shape4
     call.expect_shape("bias", call.bias, tuple(row))
     leading = x.shape[: x.ndim - len(row)]
     return (prod(leading), 1, prod(row), 1), leading
-
-
-def _require_values(call: Call, x: Array) -> None:
-    if 0 in x.shape[1:]:
-        raise ValueError(f"{call.op}: input has shape {x.shape}, expected channels and spatial sizes of at least 1")

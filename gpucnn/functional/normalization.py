@@ -6,7 +6,7 @@ from typing import Any
 
 from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Needs
-from gpucnn.functional._norm_call import BATCH, ROW, NormCall, batch_shape, instance_shape
+from gpucnn.functional._norm_call import BATCH, ROW, NormCall
 from gpucnn.geometry import NormGeometry
 from gpucnn.geometry.arguments import boolean
 
@@ -105,18 +105,7 @@ def batch_norm(
         running_mean=running_mean,
         running_var=running_var,
     )
-    running = (call.running_mean, call.running_var)
-    gives_statistics = boolean(call.op, "return_statistics", return_statistics)
-    training = boolean(call.op, "training", training)
-    shape = batch_shape(call, call.x)
-    call.check_batch(shape, running, training)
-    if not training:
-        y = call.kept(shape, running)
-        statistics: tuple[Array, ...] = call.kept_statistics(running) if gives_statistics else ()
-    else:
-        y, *found = call.batch(shape, running)
-        statistics = tuple(found)
-    return call.result((y, *(array.reshape(-1) for array in statistics)) if gives_statistics else y)
+    return _forward(call, BATCH, boolean(call.op, "training", training), return_statistics)
 
 
 @replayed
@@ -192,18 +181,7 @@ def batch_norm_backward(
         mean=mean,
         rstd=rstd,
     )
-    running = (call.running_mean, call.running_var)
-    training = boolean(call.op, "training", training)
-    shape = batch_shape(call, call.x)
-    call.check_batch(shape, running, training, writes=False)
-    call.check_statistics((shape[1],))
-    wanted = call.needed(needs, 5)
-    centre, scale = call.handed_over(shape, BATCH)
-    geometry = NormGeometry(shape, BATCH)
-    if centre is None:
-        centre, scale = call.batch_statistics(geometry, running, training)
-    grad_x, *others = call.backward(geometry, centre, scale, (wanted[0], *wanted[3:]), training)
-    return call.result((grad_x, None, None, *others))
+    return _backward(call, BATCH, boolean(call.op, "training", training), needs)
 
 
 @replayed
@@ -284,19 +262,7 @@ def instance_norm(
         running_mean=running_mean,
         running_var=running_var,
     )
-    gives_statistics = boolean(call.op, "return_statistics", return_statistics)
-    running = (call.running_mean, call.running_var)
-    use_input_stats = boolean(call.op, "use_input_stats", use_input_stats)
-    shape = instance_shape(call, call.x)
-    call.check_instance(shape, running, use_input_stats)
-    if not use_input_stats:
-        y = call.kept(shape, running)
-        statistics: tuple[Array, ...] = call.kept_statistics(running) if gives_statistics else ()
-    else:
-        y, *found = call.instances(shape, running)
-        statistics = tuple(found)
-    kept = shape[:2] if use_input_stats else shape[1:2]
-    return call.result((y, *(array.reshape(kept) for array in statistics)) if gives_statistics else y)
+    return _forward(call, ROW, boolean(call.op, "use_input_stats", use_input_stats), return_statistics)
 
 
 @replayed
@@ -363,18 +329,33 @@ def instance_norm_backward(
         mean=mean,
         rstd=rstd,
     )
-    running = (call.running_mean, call.running_var)
-    use_input_stats = boolean(call.op, "use_input_stats", use_input_stats)
-    shape = instance_shape(call, call.x)
-    call.check_instance(shape, running, use_input_stats, writes=False)
-    call.check_statistics(shape[:2] if use_input_stats else shape[1:2])
+    return _backward(call, ROW, boolean(call.op, "use_input_stats", use_input_stats), needs)
+
+
+def _forward(call: NormCall, axes: tuple[int, ...], own: bool, return_statistics: bool) -> Any:
+    """The norm over `axes` by the input's own statistics, or by the running ones."""
+    gives_statistics = boolean(call.op, "return_statistics", return_statistics)
+    geometry = call.of_channels(axes, own, updates=True)
+    if own:
+        y, *statistics = call.tracked(geometry)
+    else:
+        y, statistics = call.kept(geometry), [*call.kept_statistics(geometry)] if gives_statistics else []
+    if not gives_statistics:
+        return call.result(y)
+    return call.result((y, *[array.reshape(_returned(geometry)) for array in statistics]))
+
+
+def _backward(call: NormCall, axes: tuple[int, ...], own: bool, needs: Needs) -> tuple[Array | None, ...]:
+    """The gradients of `_forward`."""
+    geometry = call.of_channels(axes, own)
+    mean, rstd = call.handed_over(geometry, _returned(geometry))
     wanted = call.needed(needs, 5)
-    axes = ROW if use_input_stats else BATCH
-    centre, scale = call.handed_over(shape, axes)
-    geometry = NormGeometry(shape, axes)
-    if centre is None and use_input_stats:
-        centre, scale = call.statistics(geometry)
-    elif centre is None:
-        centre, scale = call.kept_statistics(running)
-    grad_x, *others = call.backward(geometry, centre, scale, (wanted[0], *wanted[3:]), use_input_stats)
+    if mean is None:
+        mean, rstd = call.statistics(geometry) if own else call.kept_statistics(geometry)
+    grad_x, *others = call.backward(geometry, mean, rstd, (wanted[0], *wanted[3:]), own)
     return call.result((grad_x, None, None, *others))
+
+
+def _returned(geometry: NormGeometry) -> tuple[int, ...]:
+    """The shape in which statistics are returned: [C] of a batch, [N, C] of images."""
+    return geometry.shape[1:2] if geometry.axes == BATCH else geometry.shape[:2]

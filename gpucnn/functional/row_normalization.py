@@ -87,7 +87,7 @@ def layer_norm(
         bias=bias,
     )
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
-    shape, leading = layer_shape(call, call.x, normalized_shape)
+    shape, leading = layer_shape(call, normalized_shape)
     y, mean, rstd = call.rows(shape)
     return call.result((y, mean.reshape(leading), rstd.reshape(leading)) if gives_statistics else y)
 
@@ -149,7 +149,7 @@ def layer_norm_backward(
         mean=mean,
         rstd=rstd,
     )
-    shape, leading = layer_shape(call, call.x, normalized_shape)
+    shape, leading = layer_shape(call, normalized_shape)
     return call.row_backward(shape, leading, needs)
 
 
@@ -219,7 +219,7 @@ def rms_norm(
     finish = (residual, activation, negative_slope)
     call = _rms_call("rms_norm", input, None, eps, finish, out=out, weight=weight)
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
-    shape, leading = layer_shape(call, call.x, normalized_shape)
+    shape, leading = layer_shape(call, normalized_shape)
     y, _, rstd = call.rows(shape, centred=False)
     return call.result((y, rstd.reshape(leading)) if gives_statistics else y)
 
@@ -269,7 +269,7 @@ def rms_norm_backward(
     """
     finish = (residual, activation, negative_slope)
     call = _rms_call("rms_norm_backward", input, grad_output, eps, finish, weight=weight, rstd=rstd)
-    shape, leading = layer_shape(call, call.x, normalized_shape)
+    shape, leading = layer_shape(call, normalized_shape)
     call.expect_shape("rstd", call.rstd, leading)
     of_x, of_weight, *of_residual = call.needed(needs, 2)
     geometry, rows = NormGeometry(shape, ROW, centred=False), (shape[0], 1, 1, 1)
@@ -361,7 +361,7 @@ def group_norm(
         bias=bias,
     )
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
-    shape = group_shape(call, call.x, num_groups)
+    shape = group_shape(call, num_groups)
     y, mean, rstd = call.rows(shape)
     return call.result((y, mean.reshape(shape[:2]), rstd.reshape(shape[:2])) if gives_statistics else y)
 
@@ -424,5 +424,5 @@ def group_norm_backward(
         mean=mean,
         rstd=rstd,
     )
-    shape = group_shape(call, call.x, num_groups)
+    shape = group_shape(call, num_groups)
     return call.row_backward(shape, shape[:2], needs)

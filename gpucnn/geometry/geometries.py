@@ -368,6 +368,11 @@ class NormGeometry:
     centred: bool = True
 
     @property
+    def kept(self) -> tuple[int, ...]:
+        """The shape of statistics: x's, with the reduced axes of size 1."""
+        return tuple(1 if axis in self.axes else size for axis, size in enumerate(self.shape))
+
+    @property
     def count(self) -> int:
         """Values that share one mean."""
         return prod(self.shape[axis] for axis in self.axes)

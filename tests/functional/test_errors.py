@@ -470,7 +470,7 @@ MESSAGES: list[tuple[str, dict[str, Any], str]] = [
     ("batch_norm", {"activation": "swish"}, "activation is 'swish', expected 'none', 'relu', 'leaky_relu' or 'relu6'"),
     ("batch_norm", {"residual": zeros((2, 4, 3, 2))}, "residual has shape (2, 4, 3, 2), expected (2, 4, 3, 3)"),
     ("batch_norm", {"weight": zeros(4, int)},
-     "input has dtype float64 and weight int64, expected one dtype for both: cast weight, "
+     "input has dtype float64 and weight int64, expected one dtype for all: cast weight, "
      "weight.astype(numpy.float64)"),
     ("instance_norm", {"input": zeros((2, 4)), "residual": None},
      "input has 2 dimensions, expected at least 3 (N, C, *space)"),
@@ -572,7 +572,7 @@ ADVICE: list[tuple[str, dict[str, Any], str]] = [
      "grad_output has dtype float32 and input complex64, expected one dtype for both: cast input, "
      "input.astype(numpy.float32)"),
     ("batch_norm", {"input": of("f8", 2, 3, 4, 4), "running_mean": of("f4", 3), "running_var": of("f4", 3)},
-     "input has dtype float64 and running_mean float32, expected one dtype for both: cast input, "
+     "input has dtype float64 and running_mean float32, expected one dtype for all: cast input, "
      "input.astype(numpy.float32)"),
     ("conv2d", {"input": of("f4", 2, 8, 8, 3), "weight": FILTERS},
      "input has shape (2, 8, 8, 3), expected (N, C, H, W) with C = 3, for weight (OC, C / groups, KH, KW) has shape "

@@ -176,6 +176,7 @@ def test_inner_loops_are_long_or_whole(
     assert (sizes[0] < np.getbufsize()) == is_long
     seen = view.of(x)
     for operand in (np.ones(view.statistics, np.float32), np.ones(view.affine, np.float32)):
+        operand = operand[:, None]
         spread = normalization._spread(operand, seen)
         assert is_long or seen.shape[1] == 1 or spread.shape[2:] == seen.shape[2:]
         assert (spread == np.broadcast_to(operand, spread.shape)).all()

@@ -134,7 +134,7 @@ def moving_average(found: Array, average: Array, factor: float, momentum: float)
     n, c = found.shape[:2]
     values = {"n": n, "c": c, **strides("average", average, "c"), "factor": factor, "momentum": momentum}
     arrays = {"found": np.ascontiguousarray(found), "average": average}
-    Launch(_MOVING_AVERAGE, name_of(found.dtype), values, workspace=c)(**arrays)  # not kept: momentum may vary
+    launch(_MOVING_AVERAGE, name_of(found.dtype), values, arrays, workspace=c)
 
 
 # --- Launches -----------------------------------------------------------------------------------------------------

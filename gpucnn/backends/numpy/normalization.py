@@ -35,7 +35,6 @@ LONG = 256  # values of an inner loop that amortise its start
 FAR = 2.0  # a variance about zero has at most 1 + FAR**2 times the rounding of one about the mean
 
 BATCH, ROW = (0, 2, 3), (2, 3)
-_ALL = slice(None)
 
 
 # --- Primitives ---------------------------------------------------------------------------------------------------
@@ -48,22 +47,22 @@ def norm_statistics(x: Array, mean: Array, var: Array, rstd: Array, geometry: No
 
     def moments(scale: Array | None) -> tuple[Array, Array]:
         def part_of(piece: Block) -> tuple[Array, Array]:
-            by = None if scale is None else _statistic(scale, piece)
-            return _moments(_scaled(_dense(xs[piece], view.wide, "x"), by))
+            values = _dense(xs[piece], view.wide, "x")
+            return _moments(values if scale is None else _scaled(values, _statistic(scale, piece)))
 
         parts = view.results_of(part_of, pieces)
         count, centre, square = (np.zeros(view.statistics) for _ in range(3))
         for piece, (part_mean, part_square) in zip(pieces, parts, strict=True):  # Chan's update, in the order of pieces
-            part, values = (piece[0], _ALL, piece[2]), xs[piece].size / part_mean.size
-            count[part] += values
-            away = part_mean - centre[part]
-            centre[part] += away * (values / count[part])
-            square[part] += part_square + away * away * (values * (1 - values / count[part]))
+            values, total, middle = xs[piece].size / part_mean.size, _statistic(count, piece), _statistic(centre, piece)
+            total += values
+            away = part_mean - middle
+            middle += away * (values / total)
+            _statistic(square, piece)[...] += part_square + away * away * (values * (1 - values / total))
         return (centre, square) if geometry.centred else (np.zeros_like(centre), square + count * centre * centre)
 
     found = _statistics(moments, max(1, view.count), eps, view.wide)
     for array, values in zip((mean, var, rstd), found, strict=True):
-        array[...] = values[:, 0]
+        array[...] = values
 
 
 def norm_apply(
@@ -85,12 +84,11 @@ def _apply(
 ) -> None:
     view = _View(x, ROW if len(mean) == len(x) else BATCH)
     xs, ys, epilogue = view.of(x), view.of(y), _seen(epilogue, view)
-    mean, rstd, factor, term = _lifted(mean), _lifted(rstd), _lifted(weight), _lifted(bias)
 
     def task(piece: Block) -> None:
         values, centre, scale = _dense(xs[piece], view.wide, "x"), _statistic(mean, piece), _statistic(rstd, piece)
         with computed(ys[piece]) as out:
-            _normalise(values, centre, scale, _parameter(factor, piece), _parameter(term, piece), out)
+            _normalise(values, centre, scale, _parameter(weight, piece), _parameter(bias, piece), out)
             _finish(out, piece, epilogue)
 
     view.results_of(task, view.pieces)
@@ -154,20 +152,19 @@ def norm_backward(
     """
     view = _View(x, geometry.axes)
     xs, grads, pieces = view.of(x), view.of(grad_y), view.pieces if x.size else ()
-    mean, rstd, factor = _lifted(mean), _lifted(rstd), _lifted(weight)
     totals = [np.zeros(view.affine), np.zeros(view.affine), np.zeros(view.statistics), np.zeros(view.statistics)]
 
     def operands(piece: Block) -> Operands:
         grad, values = _dense(grads[piece], view.wide, "grad"), _dense(xs[piece], view.wide, "x")
         given = _centred(values, _statistic(mean, piece), _statistic(rstd, piece))
-        return grad, *given, _parameter(factor, piece)
+        return grad, *given, _parameter(weight, piece)
 
     found = view.results_of(lambda piece: _gradient_sums(*operands(piece)), pieces)
     for piece, (gh, g, row_gh, row_g) in zip(pieces, found, strict=True):
         for total, part in zip(totals[:2], (gh, g), strict=True):
-            total[:, :, piece[2], piece[3]] += part
+            total[:, None, piece[2], piece[3]] += part
         for total, part in zip(totals[2:], (row_gh, row_g), strict=True):
-            total[piece[0], :, piece[2]] += part
+            total[piece[0], None, piece[2]] += part
     if not geometry.centred:
         totals[3][...] = 0
     if grad_x is not None:
@@ -181,7 +178,7 @@ def norm_backward(
         view.results_of(write, pieces)
     for array, total in zip((grad_weight, grad_bias), totals[:2], strict=True):
         if array is not None:
-            array[...] = total.reshape(array.shape)
+            array[...] = total
 
 
 def moving_average(found: Array, average: Array, factor: float, momentum: float) -> None:
@@ -214,7 +211,7 @@ class _View:
         self.shape = (n if self.rows else 1, inner if self.rows else n * inner, g, c, 1 if self.last else p)
         b, o, s, i, p = self.shape
         self.count = o * i * p  # values of a statistic
-        self.statistics, self.affine = (b, 1, s, 1, 1), (1, 1, s, i, 1)
+        self.statistics, self.affine = (b, s, 1, 1), (1, s, i, 1)
         self.pieces = _cuts(self.shape, PIECE_VALUES)
 
     def of(self, array: Array) -> Array:
@@ -252,20 +249,15 @@ def _seen(epilogue: Epilogue, view: _View) -> Epilogue:
     return epilogue if epilogue.residual is None else replace(epilogue, residual=view.of(epilogue.residual))
 
 
-def _lifted(array: Any) -> Any:
-    """A statistic [N or 1, G, 1, 1] or parameter [1, G, C, 1] as [B, 1, S, 1, 1] or [1, 1, S, I, 1], None as None."""
-    return None if array is None else array[:, None]
-
-
 def _statistic(array: Array, piece: Block) -> Array:
-    """The part of an array [B, 1, S, 1, 1] that a piece is broadcast against."""
-    part: Array = array[piece[0], :, piece[2]]
+    """The part of statistics [N or 1, G, 1, 1] that a piece is broadcast against, [B, 1, S, 1, 1]."""
+    part: Array = array[piece[0], None, piece[2]]
     return part
 
 
 def _parameter(array: Array | None, piece: Block) -> Array | None:
-    """The part of an array [1, 1, S, I, 1] that a piece is broadcast against."""
-    return None if array is None else array[:, :, piece[2], piece[3]]
+    """The part of weights or biases [1, G, C, 1] that a piece is broadcast against, [1, 1, S, I, 1]."""
+    return None if array is None else array[:, None, piece[2], piece[3]]
 
 
 def _dense(part: Array, dtype: Any, name: str) -> Array:
@@ -427,10 +419,8 @@ def _centred(x: Array, mean: Array, rstd: Array) -> tuple[Array, Array, Array]:
     return _less(x, mean), np.zeros_like(mean), rstd
 
 
-def _scaled(x: Array, scale: Array | None) -> Array:
-    """X itself, or its product with `scale` in scratch."""
-    if scale is None:
-        return x
+def _scaled(x: Array, scale: Array) -> Array:
+    """The product with `scale`, in scratch."""
     return np.multiply(x, _spread(scale.astype(x.dtype), x), out=memory.scratch("scaled", x.shape, x.dtype))
 
 
