@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from math import gcd
 from typing import NamedTuple
 
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda.convolution.fields import bias_dtype
 from gpucnn.backends.cuda.convolution.split_k import add_parts
 from gpucnn.backends.cuda.device.limits import skewed
-from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
+from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.elementwise.tiles import BiasSums, bias_chunk, bias_sums
@@ -149,4 +148,4 @@ def _copied(runtime: Runtime, x: Array, like: Array) -> Array:
 
 def _width(*arrays: Layout | None) -> int:
     """Vector width, in elements, of accesses to any of the arrays."""
-    return min(gcd(MAX_BYTES, array.alignment) // array.itemsize or 1 for array in arrays if array is not None)
+    return min(array.alignment // array.itemsize or 1 for array in arrays if array is not None)

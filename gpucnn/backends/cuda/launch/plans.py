@@ -49,7 +49,7 @@ class Layout(NamedTuple):
         if step != self.itemsize:
             return 1
         others = [abs(step) for other, step in enumerate(self.strides) if other != axis and self.shape[other] > 1]
-        return gcd(MAX_BYTES, self.alignment, size * self.itemsize, *others) // self.itemsize or 1
+        return gcd(self.alignment, size * self.itemsize, *others) // self.itemsize or 1
 
 
 class Work(NamedTuple):
