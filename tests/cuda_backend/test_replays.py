@@ -379,9 +379,9 @@ def expect_values_of_numpy(case: str, found: Any, seed: int) -> None:
             np.testing.assert_array_equal(one.get(), other, strict=True)
 
 
-# The call, the replays' own, the key, the choices in force, the replay and, for an argument that is a tuple of tuples
-# or for each array in another order than C, one more.
-MAX_ENTERED = 7
+# The call, the replays' own, the key, the replay and, for an argument that is a tuple of tuples or for each array in
+# another order than C, one more.
+MAX_ENTERED = 6
 
 
 @pytest.fixture
