@@ -216,14 +216,15 @@ def rank_of(name: str) -> int:
     return next((n for n in (1, 2, 3) if f"{n}d" in name), 2)
 
 
-def entered(call: Callable[[], Any]) -> set[tuple[str, str]]:
-    """The files and functions of gpucnn that a call enters in this thread."""
-    found, package = set(), Path(gpucnn.__file__).parent
+def entered(call: Callable[[], Any]) -> list[tuple[str, str]]:
+    """The files and functions of gpucnn that a call enters in this thread, each time that it does."""
+    package = Path(gpucnn.__file__).parent
+    found: list[tuple[str, str]] = []
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
         if event == "call" and Path(code.co_filename).is_relative_to(package):
-            found.add((code.co_filename, code.co_qualname))
+            found.append((code.co_filename, code.co_qualname))
 
     before = sys.getprofile()
     sys.setprofile(note)

@@ -310,7 +310,7 @@ def receive(op: str, arrays: Mapping[str, Any]) -> tuple[Backend, list[Any], Cal
         )
     (kind,) = kinds
     if kind == "numpy":
-        return _cpu_backend(), _each(np.asarray, arrays), _unchanged
+        return _cpu_backend(), [None if array is None else np.asarray(array) for array in arrays.values()], _unchanged
     if kind == "simulator":
         return _simulator_backend(), list(arrays.values()), _unchanged
     if kind == "cupy":
@@ -338,10 +338,6 @@ def _native_backend(arrays: Mapping[str, Any]) -> Backend | None:
             backend = found
             devices.add(array.data.device_id)
     return backend if len(devices) == 1 else None
-
-
-def _each(function: Callable[[Any], Any], arrays: Mapping[str, Any]) -> list[Any]:
-    return [None if array is None else function(array) for array in arrays.values()]
 
 
 def _receive_shared(

@@ -108,10 +108,6 @@ class Axis:
         """
         return _residues(self)
 
-    def taps(self) -> Iterator[Tap]:
-        """The taps of all outputs."""
-        return self.forward.taps()
-
     @property
     def is_identity(self) -> bool:
         """Whether each window is the input at its own position."""
@@ -121,11 +117,6 @@ class Axis:
     def is_whole(self) -> bool:
         """Whether there is one window, which is all of the input."""
         return self.out == 1 and self.forward.offsets == range(self.size)
-
-    @property
-    def tiles(self) -> bool:
-        """Whether windows follow each other from the first input on, without gaps, padding or overlap."""
-        return self.forward.offsets == range(self.stride)
 
 
 @kept(1 << 20)

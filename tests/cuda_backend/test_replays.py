@@ -7,12 +7,11 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
-from calls import ALIASES, ARRAYS, CALLS, fresh
+from calls import ALIASES, ARRAYS, CALLS, entered, fresh
 from cupy_watch import Watch
 from strategies import IMPOSTORS, arranged
 
@@ -24,7 +23,6 @@ from gpucnn.backends.cuda.convolution import im2col
 from gpucnn.backends.cuda.device import cublas
 from gpucnn.backends.cuda.resampling import resampling
 
-PACKAGE = Path(gpucnn.__file__).parent
 FROZEN = {"bias_activation", "col2im", "col2im_backward", "im2col", "im2col_backward", "interpolate"} | {
     "interpolate_backward", "leaky_relu", "leaky_relu_backward", "linear", "linear_backward", "relu", "relu_backward",
 } | {
@@ -318,23 +316,6 @@ def test_threads_have_calls_of_their_own(kept: dict[Any, Any]) -> None:
 # --- On CuPy ------------------------------------------------------------------------------------------------------
 
 
-def entered(call: Callable[[], Any]) -> list[str]:
-    """The functions of the package that `call` enters."""
-    names: list[str] = []
-
-    def note(frame: Any, event: str, _: Any) -> None:
-        if event == "call" and Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
-            names.append(frame.f_code.co_qualname)
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        call()
-    finally:
-        sys.setprofile(before)
-    return names
-
-
 CUPY_CALLS: dict[str, Callable[[Any], Any]] = {  # on `Arrays`; products are those of cuBLAS
     "conv2d, implicit GEMM": lambda a: F.conv2d(a.x, a.dense, a.bias, 1, 1),
     "conv2d, Winograd": lambda a: F.conv2d(a.x, a.dense, a.bias, 1, 1),
@@ -379,9 +360,9 @@ def expect_values_of_numpy(case: str, found: Any, seed: int) -> None:
             np.testing.assert_array_equal(one.get(), other, strict=True)
 
 
-# The call, the replays' own, the key, the choices in force, the replay and, for an argument that is a tuple of tuples
-# or for each array in another order than C, one more.
-MAX_ENTERED = 7
+# The call, the replays' own, the key, the replay and, for an argument that is a tuple of tuples or for each array in
+# another order than C, one more.
+MAX_ENTERED = 6
 
 
 @pytest.fixture
@@ -407,7 +388,7 @@ def test_a_frozen_call_takes_few_steps(case: str, cupy: Any, watch: Watch) -> No
     results = [call(arrays[0])]
     launches, allocated = watch.queued(), len(watch.allocated)
     products = {"CublasProduct.__call__", "handle", "_Handle.on"}
-    steps = [step for step in entered(lambda: results.append(call(arrays[1]))) if step not in products]
+    steps = [step for _, step in entered(lambda: results.append(call(arrays[1]))) if step not in products]
     assert 4 < len(steps) <= MAX_ENTERED, steps
     assert watch.queued() == 2 * launches
     assert len(watch.allocated) == allocated + NEW_ARRAYS.get(case, 1)
@@ -490,7 +471,7 @@ def test_out_between_the_channels_of_an_argument_is_kept_where_it_was_not_refuse
     whole, others = (cupy.zeros((2, 12, 6, 6), np.float32) for _ in range(2))
     w = cupy.zeros((4, 4, 3, 3), np.float32)
 
-    def call(features: Any, begin: int) -> list[str]:
+    def call(features: Any, begin: int) -> list[tuple[str, str]]:
         def layer() -> None:
             F.conv2d(features[:, :4], w, padding=1, out=features[:, begin : begin + 4])
 

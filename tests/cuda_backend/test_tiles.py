@@ -108,7 +108,7 @@ def test_channels_last_are_parted_by_whole_sectors(c: int) -> None:
     work = average(pool((112, 112), 3, 2, 1), 1, c, channels_last=True)
     inner = work.fields["inner"]
     assert c % inner == 0
-    assert inner * 4 % tiles.SECTOR == 0
+    assert inner * 4 % tiles.SECTOR_BYTES == 0
     assert work.blocks == work.fields["bands"] * c // inner
 
 
@@ -149,7 +149,7 @@ def test_planes_of_many_channels_are_cut_into_parts_of_rows() -> None:
     )
     tile = pooling._unpool_tile(values, indices, planes)
     assert tile is not None
-    assert tile.inner * 2 % tiles.SECTOR == 0
+    assert tile.inner * 2 % tiles.SECTOR_BYTES == 0
     assert tile.row_bands == -(-224 // tile.row_tile) > 1
     assert tile.tile % 2 == tile.row_tile % 2 == 0
     assert tile.read == (tile.tile // 2 + 2) * (tile.row_tile // 2 + 2) * tile.inner

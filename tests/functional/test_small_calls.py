@@ -59,7 +59,7 @@ STEPS: dict[str, tuple[Callable[[], Any], int, int]] = {
     "conv2d": (lambda: functional.conv2d(IMAGE, FILTERS, padding=1), 30, 10),
     "depthwise": (lambda: functional.conv2d(IMAGE, FILTERS[:, :1], padding=1, groups=16), 30, 12),
     "max_pool2d": (lambda: functional.max_pool2d(IMAGE, 2), 29, 10),
-    "avg_pool2d": (lambda: functional.avg_pool2d(IMAGE, 2), 31, 11),
+    "avg_pool2d": (lambda: functional.avg_pool2d(IMAGE, 2), 29, 10),
 }
 
 
@@ -69,7 +69,7 @@ def test_a_call_that_was_made_before_takes_few_steps(case: str, monkeypatch: pyt
     call, functions, files = STEPS[case]
     with backend("numpy"):
         call()
-        steps = entered(call)
+        steps = set(entered(call))
     assert len(steps) <= functions, sorted(steps)
     assert len({file for file, _ in steps}) <= files, sorted(steps)
 

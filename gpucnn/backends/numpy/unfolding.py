@@ -36,7 +36,7 @@ def im2col(x: Array, columns: Array, geometry: ConvGeometry) -> None:
 def col2im(columns: Array, x: Array, geometry: ConvGeometry) -> None:
     """Image x [N, C, D, H, W], in C order, from columns [N, C * taps, positions]."""
     windows = columns.reshape(*x.shape[:2], *geometry.kernel_size, *geometry.output_size)
-    skips = any(axis.stride > axis.kernel for axis in geometry.axes)  # most phases of the image
+    skips = any(axis.stride > axis.kernel for axis in geometry.axes)  # most phases: in 0.1 to 0.5 of an `Image`'s time
 
     def add(images: Block) -> None:
         part, several = x[images], windows[images]

@@ -40,7 +40,8 @@ def padding_of(auto_pad: str, pads: list[int] | None, rank: int) -> Any:
     return tuple(pairs(pads)) if pads is not None else ((0, 0),) * rank
 
 
-def _tuple(values: list[int] | None, rank: int) -> tuple[int, ...]:
+def listed(values: list[int] | None, rank: int) -> tuple[int, ...]:
+    """The values of an attribute, one for each spatial axis; ones where it is absent."""
     return (1,) * rank if values is None else tuple(values)
 
 
@@ -60,7 +61,7 @@ def conv(
     """The convolution of images with filters."""
     rank = rank_of(x)
     _expect_kernel(w, kernel_shape)
-    window = _tuple(strides, rank), padding_of(auto_pad, pads, rank), _tuple(dilations, rank)
+    window = listed(strides, rank), padding_of(auto_pad, pads, rank), listed(dilations, rank)
     return _of_one_filter(x, w, b, *window) if _is_of_one_filter(x, w) else _CONV[rank](x, w, b, *window, group)
 
 
@@ -106,7 +107,7 @@ def fused_conv(
     """A convolution, the sum with a shortcut and an activation."""
     rank = rank_of(x)
     _expect_kernel(w, kernel_shape)
-    window = _tuple(strides, rank), padding_of(auto_pad, pads, rank), _tuple(dilations, rank)
+    window = listed(strides, rank), padding_of(auto_pad, pads, rank), listed(dilations, rank)
     if _is_of_one_filter(x, w):
         y = _of_one_filter(x, w, b, *window)
     elif residual is None or residual.shape == _convolved(x, w, *window):
@@ -148,7 +149,7 @@ def conv_transpose(
     """The transposed convolution; `output_shape` decides the padding."""
     rank = rank_of(x)
     _expect_kernel(w, kernel_shape)
-    strides, dilations = list(_tuple(strides, rank)), list(_tuple(dilations, rank))
+    strides, dilations = list(listed(strides, rank)), list(listed(dilations, rank))
     extra = [0] * rank if output_padding is None else output_padding
     full = [
         (size - 1) * stride + dilation * (kernel - 1) + 1 + more
@@ -227,4 +228,4 @@ def col2im(
     if columns.shape[1] % prod(block):
         raise ValueError(f"input has shape {columns.shape}, expected a multiple of {prod(block)} rows")
     padding = padding_of("NOTSET", pads, rank)
-    return F.col2im(columns, tuple(size), tuple(block), _tuple(dilations, rank), padding, _tuple(strides, rank))
+    return F.col2im(columns, tuple(size), tuple(block), listed(dilations, rank), padding, listed(strides, rank))

@@ -9,7 +9,7 @@ import numpy as np
 
 import gpucnn.functional as F
 from gpucnn.onnx.operators.arrays import ints, namespace
-from gpucnn.onnx.operators.convolution import padding_of, rank_of
+from gpucnn.onnx.operators.convolution import listed, padding_of, rank_of
 from gpucnn.onnx.operators.registry import Array, Host, operator, refuse
 
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -17,10 +17,6 @@ _AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _LP = {1: F.lp_pool1d, 2: F.lp_pool2d, 3: F.lp_pool3d}
 _GLOBAL_AVERAGE = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 _GLOBAL_MAX = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
-
-
-def _ones(values: list[int] | None, rank: int) -> tuple[int, ...]:
-    return (1,) * rank if values is None else tuple(values)
 
 
 @operator("MaxPool", launches=True)
@@ -39,9 +35,9 @@ def max_pool(
     """The largest value under each window, and its place in the flattened array."""
     rank = rank_of(x)
     call = {
-        "stride": _ones(strides, rank),
+        "stride": listed(strides, rank),
         "padding": padding_of(auto_pad, pads, rank),
-        "dilation": _ones(dilations, rank),
+        "dilation": listed(dilations, rank),
         "ceil_mode": bool(ceil_mode),
     }
     if count == 1:
@@ -81,11 +77,11 @@ def average_pool(
     return _AVERAGE[rank](
         x,
         tuple(kernel_shape),
-        _ones(strides, rank),
+        listed(strides, rank),
         padding_of(auto_pad, pads, rank),
         bool(ceil_mode),
         bool(count_include_pad),
-        dilation=_ones(dilations, rank),
+        dilation=listed(dilations, rank),
     )
 
 
@@ -107,10 +103,10 @@ def lp_pool(
         namespace(x).abs(x),
         p,
         tuple(kernel_shape),
-        _ones(strides, rank),
+        listed(strides, rank),
         bool(ceil_mode),
         padding_of(auto_pad, pads, rank),
-        _ones(dilations, rank),
+        listed(dilations, rank),
     )
 
 
@@ -148,7 +144,7 @@ def max_unpool(
     edges = padding_of("NOTSET", pads, rank)
     space = [
         (size - 1) * step + kernel - low - high
-        for size, step, kernel, (low, high) in zip(x.shape[2:], _ones(strides, rank), kernel_shape, edges, strict=True)
+        for size, step, kernel, (low, high) in zip(x.shape[2:], listed(strides, rank), kernel_shape, edges, strict=True)
     ]
     places = indices.reshape(x.shape[0] * x.shape[1], -1) % prod(space)
     y = xp.zeros((places.shape[0], prod(space)), x.dtype)

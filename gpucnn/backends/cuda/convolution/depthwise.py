@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from gpucnn.backends.cuda.convolution import depthwise_tiles
 from gpucnn.backends.cuda.convolution.depthwise_tiles import ALONG_CHANNELS, BLOCK, Request, Side, Tile, Walk
-from gpucnn.backends.cuda.convolution.fields import axis_fields, bias_dtype, extents
+from gpucnn.backends.cuda.convolution.fields import axis_fields, extents
 from gpucnn.backends.cuda.convolution.split_k import add_parts
 from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, power_of_two
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
+from gpucnn.backends.cuda.elementwise.bias_activation import bias_dtype
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import IMAGE, SPACE, Fields, Layout, Work, dense, empty, launch, layout, strides
 from gpucnn.backends.dtypes import accumulator

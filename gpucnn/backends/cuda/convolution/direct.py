@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from math import prod
 
-from gpucnn.backends.cuda.convolution.fields import bias_dtype, conv_fields, extents
+from gpucnn.backends.cuda.convolution.fields import conv_fields, extents
 from gpucnn.backends.cuda.convolution.split_k import add_parts, weight_block, weight_splits
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
+from gpucnn.backends.cuda.elementwise.bias_activation import bias_dtype
 from gpucnn.backends.cuda.launch.plans import SPACE, Fields, Layout, Work, empty, launch
 from gpucnn.backends.dtypes import kernel_accumulator, name_of
 from gpucnn.geometry import ConvGeometry

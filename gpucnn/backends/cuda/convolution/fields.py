@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from math import gcd
 
-from gpucnn.backends.cuda.device.runtime import Array
 from gpucnn.backends.cuda.launch.plans import IMAGE, SPACE, Fields, Layout, strides
-from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import Axis, ConvGeometry
 
@@ -48,11 +46,6 @@ def axis_fields(name: str, axis: Axis) -> Fields:
         f"tap_step_{name}": axis.stride // shared,
         f"output_step_{name}": axis.dilation // shared,
     }
-
-
-def bias_dtype(x: Array, bias: Array | None) -> str:
-    """The macro BIAS of a program: the name of the bias's dtype, which is float32 or that of x."""
-    return name_of((x if bias is None else bias).dtype)
 
 
 def extents(geometry: ConvGeometry) -> tuple[int, ...]:

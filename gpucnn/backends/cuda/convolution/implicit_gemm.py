@@ -15,13 +15,13 @@ import numpy as np
 
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda.convolution import direct
-from gpucnn.backends.cuda.convolution.fields import axis_fields, bias_dtype, extents
+from gpucnn.backends.cuda.convolution.fields import axis_fields, extents
 from gpucnn.backends.cuda.convolution.folding import Fold, OutputFold, fold_of_gradient, fold_of_input, fold_of_output
 from gpucnn.backends.cuda.convolution.select import SM_80
 from gpucnn.backends.cuda.convolution.split_k import MAX_PART_VALUES, add_parts
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.elementwise.bias_activation import Activation, activation_of, in_order_of
+from gpucnn.backends.cuda.elementwise.bias_activation import Activation, activation_of, bias_dtype, in_order_of
 from gpucnn.backends.cuda.elementwise.packing import copy, pack
 from gpucnn.backends.cuda.launch.plans import IMAGE, SPACE, Fields, Layout, Work, empty, launch, layout, strides, zeros
 from gpucnn.backends.layout import is_channels_last, is_dense, planes

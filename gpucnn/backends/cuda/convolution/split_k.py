@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import gcd
 
 from gpucnn.backends.cuda.device.limits import power_of_two
-from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
+from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch.plans import Layout, Work, launch
 
@@ -49,9 +49,6 @@ def add_parts(runtime: Runtime, parts: Array, total: Array) -> None:
 
 
 def _work(parts: Layout, total: Layout) -> Work:
-    pack = min(
-        gcd(MAX_BYTES, array.alignment, total.size * array.itemsize) // array.itemsize or 1 for array in (parts, total)
-    )
-    pack = min(pack, MAX_BYTES // parts.itemsize)
+    pack = min(gcd(array.alignment, total.size * array.itemsize) // array.itemsize or 1 for array in (parts, total))
     fields = {"splits": parts.shape[0], "weights": total.size}
     return Work(fields, total.size // pack, extents=(total.size + 256 * pack,), constants=(("PACK", pack),))

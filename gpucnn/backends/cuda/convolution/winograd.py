@@ -12,10 +12,10 @@ from __future__ import annotations
 from math import prod
 
 from gpucnn.backends.cuda.convolution import implicit_gemm
-from gpucnn.backends.cuda.convolution.fields import bias_dtype
 from gpucnn.backends.cuda.convolution.im2col import images_at_once
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
+from gpucnn.backends.cuda.elementwise.bias_activation import bias_dtype
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, strides
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import ConvGeometry

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from math import gcd
 from typing import NamedTuple
 
 from gpucnn.backends.base import Epilogue
-from gpucnn.backends.cuda.convolution.fields import bias_dtype
 from gpucnn.backends.cuda.convolution.split_k import add_parts
 from gpucnn.backends.cuda.device.limits import skewed
-from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
+from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.elementwise.tiles import BiasSums, bias_chunk, bias_sums
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides
-from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.dtypes import accumulator, name_of
 from gpucnn.backends.layout import is_dense
 from gpucnn.backends.listening import note_computed
 
@@ -31,6 +29,11 @@ def bias_activation(runtime: Runtime, x: Array, bias: Array | None, y: Array, ep
     facts = {"activation": activation_of(epilogue), "sum_bytes": accumulator(x.dtype).itemsize}
     facts |= {"biases": bias_dtype(x, bias)}
     launch(runtime, FORWARD, x.dtype, arrays, _forward_work, **facts)
+
+
+def bias_dtype(x: Array, bias: Array | None) -> str:
+    """The macro BIAS of a program: the name of the bias's dtype, which is float32 or that of x."""
+    return name_of((x if bias is None else bias).dtype)
 
 
 class Activation(NamedTuple):
@@ -149,4 +152,4 @@ def _copied(runtime: Runtime, x: Array, like: Array) -> Array:
 
 def _width(*arrays: Layout | None) -> int:
     """Vector width, in elements, of accesses to any of the arrays."""
-    return min(gcd(MAX_BYTES, array.alignment) // array.itemsize or 1 for array in arrays if array is not None)
+    return min(array.alignment // array.itemsize or 1 for array in arrays if array is not None)

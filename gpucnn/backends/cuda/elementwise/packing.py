@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import gcd
 from typing import NamedTuple
 
 from gpucnn.backends.cuda.device.limits import SECTOR_BYTES, power_of_two, skewed
@@ -122,7 +121,7 @@ def _side(x: Layout) -> _Side:
     row_bytes = x.shape[inner] * x.itemsize
     follow = is_packed and (x.shape[outer] == 1 or x.strides[outer] == row_bytes)
     is_wide = is_packed and (follow or row_bytes >= SECTOR_BYTES)  # else no row holds a whole sector
-    width = gcd(MAX_BYTES, x.alignment) // x.itemsize or 1 if is_wide else 1
+    width = x.alignment // x.itemsize or 1 if is_wide else 1
     return _Side(along_c, width, follow and row_bytes % SECTOR_BYTES != 0)
 
 

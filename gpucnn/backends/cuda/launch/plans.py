@@ -49,7 +49,7 @@ class Layout(NamedTuple):
         if step != self.itemsize:
             return 1
         others = [abs(step) for other, step in enumerate(self.strides) if other != axis and self.shape[other] > 1]
-        return gcd(MAX_BYTES, self.alignment, size * self.itemsize, *others) // self.itemsize or 1
+        return gcd(self.alignment, size * self.itemsize, *others) // self.itemsize or 1
 
 
 class Work(NamedTuple):
@@ -71,16 +71,13 @@ class Work(NamedTuple):
 
 def layout(array: Array) -> Layout:
     """The memory layout of `array`; NumPy arrays, which dry runs use, count as aligned."""
-    return Layout(array.shape, array.strides, array.itemsize, _alignment(array))
+    address = 0 if isinstance(array, np.ndarray) else array.data.ptr
+    return Layout(array.shape, array.strides, array.itemsize, ALIGNMENTS[address & 15])
 
 
 def layouts(arrays: Mapping[str, Array | None]) -> dict[str, Layout | None]:
     """The memory layout of each array, None where there is none."""
     return {name: None if array is None else layout(array) for name, array in arrays.items()}
-
-
-def _alignment(array: Array) -> int:
-    return ALIGNMENTS[0 if isinstance(array, np.ndarray) else array.data.ptr & 15]
 
 
 def dense(shape: tuple[int, ...], itemsize: int, channels_last: bool = False) -> Layout:
@@ -105,8 +102,7 @@ def is_addressable(array: Array) -> bool:
     A field of packed records is not, and a view of real numbers as complex ones may not be. Kernels count strides in
     elements, and a GPU reads no misaligned element, not even a complex number, which some kernels read by one access.
     """
-    itemsize = array.itemsize
-    return _alignment(array) % itemsize == 0 and all(step % itemsize == 0 for step in array.strides)
+    return all(each % array.itemsize == 0 for each in (layout(array).alignment, *array.strides))
 
 
 def strides(prefix: str, names: Sequence[str], array: Layout | None) -> Fields:

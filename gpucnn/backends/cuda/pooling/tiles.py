@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES
+from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, SECTOR_BYTES
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES
 from gpucnn.backends.cuda.launch.plans import INT32_END, Fields, Layout
 from gpucnn.backends.layout import is_dense
@@ -26,7 +26,6 @@ WHOLE_SHARED = 16 << 10  # bytes up to which small planes share a block
 WANTED_BLOCKS = 512  # below which small planes get separate blocks
 MAX_HALO = 1.12  # elements read over elements there are, above which a tile may have MAX_SHARED_BYTES
 PARTS = 32  # grains that a band of parts of rows has at most
-SECTOR = 32  # bytes of global memory that are moved together
 SLACK = 64  # slots that the alignment of both ends may take
 
 Sizes = tuple[int, ...]  # (D, H, W)
@@ -100,7 +99,7 @@ def pack_of(*arrays: Layout) -> int:
 
 def slots(elements: int) -> int:
     """Slots that hold `elements` at any alignment; whole sectors of any type."""
-    return -(-(elements + SLACK) // SECTOR) * SECTOR
+    return -(-(elements + SLACK) // SECTOR_BYTES) * SECTOR_BYTES
 
 
 def tile_of(
@@ -141,7 +140,7 @@ def tile_of(
     axis = next((k for k in range(3) if max(read[k], written[k]) > 1), 2)
     cuts = _Cuts(read, written, axis, span, grain, channels, itemsize, shared)
     best = cuts.bands()
-    if parted and axis < 2 and channels > 1 and channels * itemsize % SECTOR == 0:
+    if parted and axis < 2 and channels > 1 and channels * itemsize % SECTOR_BYTES == 0:
         parts = cuts.parts()
         if parts is not None and (best is None or best.halo > max(MAX_HALO, parts.halo + 0.05)):
             return cuts.tile(parts, planes)
@@ -188,7 +187,7 @@ class _Cuts(NamedTuple):
         for most in (WANTED_SHARED, MAX_SHARED_BYTES):
             found = []
             for inner in _inner_candidates(self.channels, self.itemsize):
-                if inner * self.itemsize > 2 * SECTOR:
+                if inner * self.itemsize > 2 * SECTOR_BYTES:
                     continue
                 last = min(PARTS * grain[axis], self.written[axis] + grain[axis] - 1)
                 for tile in range(grain[axis], last + 1, grain[axis]):
@@ -216,7 +215,7 @@ class _Cuts(NamedTuple):
         slices = self.channels // cut.inner
         read, written = self._taken(cut)
         if bands == row_bands == 1 and not cut.row_tile:
-            aligned = SECTOR // self.itemsize or 1  # planes that begin and end with whole sectors
+            aligned = SECTOR_BYTES // self.itemsize or 1  # planes that begin and end with whole sectors
             wanted = -(-planes * slices // WANTED_BLOCKS // aligned) * aligned
             of_plane = (prod(self.read[self.axis :]) * cut.inner, prod(self.written[self.axis :]) * cut.inner)
             most = WHOLE_SHARED * aligned // self.shared(aligned * of_plane[0], aligned * of_plane[1])
@@ -275,9 +274,9 @@ def _largest(most: int, fits: Callable[[int], bool]) -> int:
 
 def _inner_candidates(channels: int, itemsize: int) -> list[int]:
     """Channels that a block may take, most first: all, or whole sectors of them."""
-    if channels * itemsize % SECTOR:
+    if channels * itemsize % SECTOR_BYTES:
         return [channels]
-    least = SECTOR // itemsize or 1
+    least = SECTOR_BYTES // itemsize or 1
     return [channels] + [
         inner for inner in range(channels - least, 0, -least) if channels % inner == 0 and inner % least == 0
     ]

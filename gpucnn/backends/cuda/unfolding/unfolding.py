@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import gcd, prod
+from math import prod
 
 from gpucnn.backends.cuda.convolution.fields import axis_fields, extents
 from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, power_of_two, skewed
@@ -64,7 +64,7 @@ def _work(
     (n, c), (_, axis_h, axis_w) = x.shape[:2], geometry.axes
     last = is_channels_last(x)
     contiguous = columns.strides[2] == columns.itemsize
-    pack = gcd(MAX_BYTES, columns.alignment) // columns.itemsize or 1 if contiguous else 1
+    pack = columns.alignment // columns.itemsize or 1 if contiguous else 1
     tile = unfold_tile(
         c, spans[1][1], spans[2][1], axis_w.out, axis_h.stride, x.itemsize, itemsize, n * spans[0][1], last
     )
