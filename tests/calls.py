@@ -139,7 +139,7 @@ def _copied(arguments: dict[str, Any]) -> dict[str, Any]:
     return {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in arguments.items()}
 
 
-def _with_backward(name: str, arguments: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def with_backward(name: str, arguments: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The call, and that of its backward with everything that the forward can hand over."""
 
     def run(**others: Any) -> Any:
@@ -165,7 +165,7 @@ def _all_calls() -> dict[str, dict[str, Any]]:
     calls: dict[str, dict[str, Any]] = {}
     for forwards in (*map(_calls_of_rank, (1, 2, 3)), _calls_by_default() | _other_calls()):
         for name, arguments in forwards.items():
-            calls |= _with_backward(name, arguments)
+            calls |= with_backward(name, arguments)
     for alias, name in ALIASES.items():
         calls |= {alias: calls[name], f"{alias}_backward": calls[f"{name}_backward"]}
     return calls

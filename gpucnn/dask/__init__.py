@@ -14,7 +14,7 @@ from typing import Any
 
 import gpucnn.functional as F
 from gpucnn.backends.deferring import DeferredArraysError
-from gpucnn.dask import convolution, normalization, pooling, resampling, rows
+from gpucnn.dask import convolution, dropout, normalization, padding, pooling, resampling, rows, unfolding
 
 __all__ = ["deferred"]
 
@@ -22,7 +22,10 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     **convolution.OPERATIONS,
     **pooling.OPERATIONS,
     **resampling.OPERATIONS,
+    **unfolding.OPERATIONS,
+    **padding.OPERATIONS,
     **rows.OPERATIONS,
+    **dropout.OPERATIONS,
     **normalization.OPERATIONS,
 }
 

@@ -12,19 +12,21 @@ import numpy as np
 from dask.base import tokenize
 
 import gpucnn.functional as F
-from gpucnn.backends import backend_of, chosen
+from gpucnn.backends import backend_of, chosen, receive
 from gpucnn.dask._tiles import Source, Tiles, in_one_chunk, parameter
 from gpucnn.numerics import choices
 
 Array = Any
 
-IMAGES = frozenset({"input", "grad_output", "grad_grad_input", "residual", "output", "indices"})
+IMAGES = frozenset({"input", "grad_output", "grad_grad_input", "residual", "output", "indices", "mask"})
 """Arguments with a batch axis, whose chunks are computed one by one."""
 
 PARAMETERS = frozenset({
     "weight", "bias", "grad_grad_weight", "running_mean", "running_var", "mean", "rstd",
 })  # fmt: skip
 """Arguments that each task reads as a whole."""
+
+ARRAYS = IMAGES | PARAMETERS
 
 SIZES = frozenset({"input_size"})
 """Arguments that are shapes of images."""
@@ -39,33 +41,41 @@ class DaskCall:
 
     def __init__(self, op: str, given: Mapping[str, Any], per_image: Sequence[str] = ()) -> None:
         self.op, self.function = op, getattr(F, op)
-        self.rank = _rank(op, given)
+        self.rank = _rank(op)
         images = IMAGES.union(per_image)
-        arrays = {name: given[name] for name in given if name in IMAGES | PARAMETERS}
+        arrays = {name: given[name] for name in given if name in ARRAYS}
         self.images = {name: array for name, array in arrays.items() if name in images and array is not None}
         self.parameters = {name: array for name, array in arrays.items() if name not in images and array is not None}
         self.options = {name: given[name] for name in given if name not in arrays}
         for name, array in (self.images | self.parameters).items():
-            if isinstance(array, da.Array) and any(map(math.isnan, array.shape)):
-                raise ValueError(
-                    f"{op}: {name} has chunks of unknown sizes, expected known ones, as .compute_chunk_sizes() finds"
-                )
+            expect_usable(op, name, array)
         self.images = {name: self._of_dask(array) for name, array in self.images.items()}
         first = self.images.get("input", next(iter(self.images.values())))
-        self.is_batched = self.rank is None or first.ndim != self.rank + 1
+        self.is_batched = first.ndim != _axes_of_one(op, given)
         if not self.is_batched:
             self.images = {name: array[None] for name, array in self.images.items()}
             self.options |= {name: (1, *self.options[name]) for name in SIZES & self.options.keys()}
         self._check_batch()
-        self.trial = self.function(
-            **{name: _empty(array) for name, array in self.images.items()},
-            **{name: _in_memory(array) for name, array in self.parameters.items()},
-            **{name: (0, *value[1:]) if name in SIZES else value for name, value in self.options.items()},
-            **{name: None for name, array in arrays.items() if array is None},
-        )
+        try:
+            self.trial = self.function(
+                **{name: _empty(array) for name, array in self.images.items()},
+                **{name: _in_memory(array) for name, array in self.parameters.items()},
+                **{name: (0, *value[1:]) if name in SIZES else value for name, value in self.options.items()},
+                **{name: None for name, array in arrays.items() if array is None},
+            )
+        except (TypeError, ValueError) as error:
+            raise self._said_of_whole(given, error) from None
 
     def _of_dask(self, array: Array) -> Array:
         return array if isinstance(array, da.Array) else in_one_chunk(array)
+
+    def _said_of_whole(self, given: Mapping[str, Any], error: Exception) -> Exception:
+        """What the operation says of arrays of the caller's shapes: in the trial's error the batch is 0."""
+        try:
+            self.function(**{name: _of_shape(value) if name in ARRAYS else value for name, value in given.items()})
+        except (TypeError, ValueError) as said:
+            return said
+        return error
 
     def _check_batch(self) -> None:
         """Raise unless all images have one batch size, which the trial does not see."""
@@ -92,17 +102,42 @@ class DaskCall:
         return result if self.is_batched else result[0]
 
 
-def _rank(op: str, given: Mapping[str, Any]) -> int | None:
-    """The number of spatial axes, where images may come without a batch axis."""
+def expect_usable(op: str, name: str, array: Array) -> None:
+    """Raise unless the sizes of an array's chunks are known, and their kind is one that operations take."""
+    if not isinstance(array, da.Array):
+        return
+    if any(map(math.isnan, array.shape)):
+        raise ValueError(
+            f"{op}: {name} has chunks of unknown sizes, expected known ones, as .compute_chunk_sizes() finds"
+        )
+    if not isinstance(array._meta, np.generic):
+        receive(op, {name: array._meta})
+
+
+def _rank(op: str) -> int | None:
+    """The number of spatial axes that the operation's name says."""
     found = re.search(r"([123])d", op)
-    if found:
-        return int(found[1])
+    return int(found[1]) if found else None
+
+
+def _axes_of_one(op: str, given: Mapping[str, Any]) -> int | None:
+    """The number of axes of an image without a batch axis, where images may come so."""
+    rank = _rank(op)
+    if rank is not None:
+        return rank + 1
+    if "linear" in op:
+        return 1
+    if "normalized_shape" in given:  # all that shares a mean
+        shape = given["normalized_shape"]
+        return len(shape) if hasattr(shape, "__len__") else 1
+    if "output_size" in given:
+        return 2  # columns
     if "kernel_size" not in given:
         return None
     size = given["kernel_size"]
     if hasattr(size, "__len__"):
-        return len(size)
-    return {2: 1, 3: 2, 4: 2, 5: 3}.get(given["input"].ndim)  # as `im2col` takes it
+        return len(size) + 1
+    return {2: 2, 3: 3, 4: 3, 5: 4}.get(given["input"].ndim)  # as `im2col` takes it
 
 
 def _empty(array: Array) -> Array:
@@ -118,3 +153,8 @@ def _in_memory(array: Array) -> Array:
     if not isinstance(array, da.Array):
         return array
     return backend_of(array._meta).zeros(array.shape, array.dtype, array._meta)
+
+
+def _of_shape(array: Array) -> Array:
+    """Zeros of an array's shape and dtype, which take no memory."""
+    return array if array is None else np.broadcast_to(np.zeros((), array.dtype), array.shape)

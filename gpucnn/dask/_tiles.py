@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import dask.array as da
+import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
@@ -76,9 +77,14 @@ def parameter(array: Array) -> Source:
 def in_one_chunk(array: Array) -> Array:
     """A Dask array of one chunk: of another one's values, or around an array in memory."""
     if isinstance(array, da.Array):
-        return array.rechunk(-1)
+        return rechunked(array, -1)
     name = f"gpucnn-parameter-{tokenize(array)}"
     return da.Array({(name, *(0,) * array.ndim): array}, name, tuple((size,) for size in array.shape), meta=array)
+
+
+def rechunked(array: Array, chunks: Any) -> Array:
+    """The array in other chunks, by tasks: where a cluster is at hand, Dask would else shuffle the whole array."""
+    return array.rechunk(chunks, method="tasks")
 
 
 @dataclass
@@ -217,7 +223,8 @@ def _run(
 def _joined(pieces: Sequence[Array], counts: tuple[int, ...]) -> Array:
     """One array of parts in C order, `counts` of them along each axis, in the memory order of the first one."""
     if len(pieces) == 1:
-        return pieces[0]
+        (piece,) = pieces
+        return np.asarray(piece) if isinstance(piece, np.generic) else piece  # Dask's chunks without axes
     places = list(product(*map(range, counts)))
     by_place = dict(zip(places, pieces, strict=True))
     origin = (0,) * len(counts)

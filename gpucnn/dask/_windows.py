@@ -103,6 +103,8 @@ def spreading(axis: Axis, inputs: tuple[int, int]) -> Reading:
 def around(axis: Axis, inputs: tuple[int, int]) -> tuple[Reading, Reading]:
     """The outputs whose windows hold any of the inputs, and what they read of the image, with the inputs themselves."""
     outputs = spreading(axis, inputs)
+    if not _reaches(axis, (outputs.start, outputs.stop)):  # those next to inputs that no window holds
+        outputs = outputs._replace(start=0, stop=axis.out)
     image = reading(axis, (outputs.start, outputs.stop))
     return outputs, image._replace(stop=max(image.stop, inputs[1]))
 

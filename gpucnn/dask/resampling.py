@@ -1,21 +1,20 @@
-"""Resampling and unfolding of Dask's arrays, and gradients: each chunk from just the part that it reads."""
+"""Resampling of Dask's arrays, and gradients: each chunk from just the part that it reads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
-from math import ceil, floor, prod
+from math import ceil, floor
 from typing import Any
 
 import gpucnn.functional as F
 from gpucnn.backends import backend_of
 from gpucnn.dask._calls import DaskCall
 from gpucnn.dask._tiles import Index, Source, Span, Spans, sizes_of, spans_of, whole
-from gpucnn.dask._windows import around, cut_at, ends_of, outputs_by_chunk, reading
+from gpucnn.dask._windows import cut_at, ends_of
 from gpucnn.geometry import InterpolationAxis
-from gpucnn.geometry.geometries import interpolation_geometry, pool_geometry
+from gpucnn.geometry.geometries import interpolation_geometry
 
 Array = Any
 Given = dict[str, Any]
@@ -149,87 +148,7 @@ def _gradient_of_part(
     return gradient[..., *kept]
 
 
-# --- Unfolding ----------------------------------------------------------------------------------------------------
-#
-# Columns are the positions of all windows in one axis, so that only rows of windows, along the first spatial axis, are
-# contiguous there.
-
-
-def _windows(call: DaskCall, x: Array) -> Any:
-    names = ("kernel_size", "stride", "padding", "dilation")
-    return pool_geometry(call.op, x.shape[2:], *(call.options[name] for name in names))
-
-
-def _with_padding(call: DaskCall, axes: Sequence[Any], low: int, high: int) -> Given:
-    others = [(axis.low, axis.high) for axis in axes[1:]]
-    return {**call.options, "padding": ((low, high), *others)}
-
-
-def _im2col(op: str, given: Given) -> Array:
-    call = DaskCall(op, given)
-    x = call.images["input"]
-    geometry = _windows(call, x)
-    axes = geometry.axes[3 - geometry.rank :]
-    rows, row = outputs_by_chunk(axes[0], x.chunks[2]), prod(axis.out for axis in axes[1:])
-    readings = [reading(axes[0], span) for span in rows]
-    others = [whole(size) for size in x.shape[3:]]
-    batch = spans_of(x.chunks[0])
-    sources = {"input": Source(x, (batch, whole(x.shape[1]), tuple((r.start, r.stop) for r in readings), *others))}
-
-    def options(index: Index) -> Given:
-        return _with_padding(call, axes, readings[index[2]].low, readings[index[2]].high)
-
-    tiles = call.tiles()
-    key = tiles.compute("columns", call.function, (len(batch), 1, len(rows)), sources, options)
-    columns = tuple(row * size for size in sizes_of(rows))
-    chunks = (sizes_of(batch), call.trial.shape[1:2], columns)
-    return call.give_back(tiles.result("columns", key, chunks, call.trial))
-
-
-def _im2col_backward(op: str, given: Given) -> tuple[Array | None]:
-    call = DaskCall(op, given)
-    x, grad = call.images["input"], call.images["grad_output"]
-    if call.trial[0] is None:
-        return (None,)
-    geometry = _windows(call, x)
-    axes = geometry.axes[3 - geometry.rank :]
-    row, batch, rows = prod(axis.out for axis in axes[1:]), spans_of(x.chunks[0]), spans_of(x.chunks[2])
-    both = [around(axes[0], span) for span in rows]
-    columns = tuple((outputs.start * row, outputs.stop * row) for outputs, _ in both)
-    sources = {"grad_output": Source(grad, (batch, whole(grad.shape[1]), columns))}
-
-    def options(index: Index) -> Given:
-        (start, stop), image = rows[index[2]], both[index[2]][1]
-        part = {"kept": slice(start - image.start, stop - image.start), "read": image.stop - image.start}
-        return _with_padding(call, axes, image.low, image.high) | part
-
-    tiles = call.tiles()
-    function = partial(_image_of_columns, call.function, x.shape[1], x.shape[3:])
-    others = [whole(size) for size in x.shape[3:]]
-    key = tiles.compute("image", function, (len(batch), 1, len(rows), *map(len, others)), sources, options)
-    chunks = (sizes_of(batch), x.shape[1:2], sizes_of(rows), *map(sizes_of, others))
-    return (call.give_back(tiles.result("image", key, chunks, call.trial[0])),)
-
-
-def _image_of_columns(
-    function: Callable[..., Any],
-    channels: int,
-    space: tuple[int, ...],
-    grad_output: Array,
-    kept: slice,
-    read: int,
-    **options: Any,
-) -> Array:
-    """The gradient of some rows of an image, from the columns of all windows that meet them."""
-    shape = (len(grad_output), channels, read, *space)
-    image = backend_of(grad_output).zeros(shape, grad_output.dtype, grad_output)
-    (gradient,) = function(grad_output, image, **options)
-    return gradient[:, :, kept]
-
-
 OPERATIONS = {
     **dict.fromkeys(("interpolate", "resample"), _resample),
     **dict.fromkeys(("interpolate_backward", "resample_backward"), _resample_backward),
-    **dict.fromkeys(("im2col", "unfold"), _im2col),
-    **dict.fromkeys(("im2col_backward", "unfold_backward"), _im2col_backward),
 }

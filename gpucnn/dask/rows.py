@@ -60,7 +60,8 @@ def _forward(axes: Axes) -> Callable[[str, Given], Array]:
         grid = tuple(map(len, spans))
         key = tiles.compute("image", call.function, grid, _sources(call, axes), lambda index: call.options)
         shape = (*call.images["input"].shape[:1], *call.trial.shape[1:])
-        return tiles.result("image", key, tuple(map(sizes_of, _spans_in(call, shape, axes))), call.trial)
+        chunks = tuple(map(sizes_of, _spans_in(call, shape, axes)))
+        return call.give_back(tiles.result("image", key, chunks, call.trial))
 
     return compute
 
@@ -81,7 +82,8 @@ def _backward(axes: Axes) -> Callable[[str, Given], tuple[Array | None, ...]]:
             if meta is None:
                 results.append(None)
             elif meta.shape == image or not meta.ndim:
-                results.append(tiles.result(f"image-{item}", key, tuple(map(sizes_of, spans)), meta, item))
+                image_of = tiles.result(f"image-{item}", key, tuple(map(sizes_of, spans)), meta, item)
+                results.append(call.give_back(image_of))
             else:
                 results.append(_parameter_gradient(tiles, key, grid, item, meta))
         return tuple(results)

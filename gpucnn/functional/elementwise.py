@@ -504,6 +504,7 @@ def _check_softmax_backward(call: Call, grad: Array, x: Array, y: Array | None, 
 # --- Dropout ------------------------------------------------------------------------------------------------------
 
 
+@deferring
 def dropout(input: Array, p: float = 0.5, training: bool = True, *, rng: Any = None, return_mask: bool = False) -> Any:
     """Set each element to zero with probability p and scale the others by ``1 / (1 - p)``.
 
@@ -562,6 +563,7 @@ def dropout(input: Array, p: float = 0.5, training: bool = True, *, rng: Any = N
     return call.result((y, mask) if gives_mask else y)
 
 
+@deferring
 def dropout_backward(
     grad_output: Array,
     input: Array,

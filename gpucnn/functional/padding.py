@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from cmath import isinf
-from numbers import Complex, Real
 from typing import Any
 
-import numpy as np
-
+from gpucnn.backends.deferring import deferring
 from gpucnn.backends.dtypes import NUMERIC, accumulator
 from gpucnn.backends.layout import empty_in_order
-from gpucnn.functional._call import Array, Call, Needs, choice, needed
-from gpucnn.geometry.arguments import Pairs, integer, is_boolean, is_sequence, plain
+from gpucnn.functional._call import Array, Call, Needs, needed
+from gpucnn.functional._padding import checked_pairs, cropped, filling, padded
+from gpucnn.geometry.arguments import Pairs
 
 __all__ = ["pad", "pad_backward"]
 
-_ITEMS = "a sequence of integers: low and high of the last axis, then of the one before, and so on"
-MODES = ("constant", "reflect", "replicate", "circular", "symmetric")
 
-
+@deferring
 def pad(input: Array, pad: Any, mode: str = "constant", value: float | None = None) -> Array:
     """Pad or crop an array along its last axes.
 
@@ -63,11 +59,11 @@ def pad(input: Array, pad: Any, mode: str = "constant", value: float | None = No
     """
     call = Call("pad", NUMERIC, input=input)
     (x,) = call.arrays
-    pairs = _pairs(call, x, pad, mode, value)
-    y = empty_in_order(call.xp, _padded(x.shape, pairs), x.dtype, x)
-    x = x[(*_cropped(x.shape, pairs), ...)]  # a view, also of an array without axes
+    pairs = checked_pairs(call, x, pad, mode, value)
+    y = empty_in_order(call.xp, padded(x.shape, pairs), x.dtype, x)
+    x = x[(*cropped(x.shape, pairs), ...)]  # a view, also of an array without axes
     if mode == "constant":
-        y[...] = _filling(call, x, value)
+        y[...] = filling(call, x, value)
         y[_core(x.shape, pairs)] = x
         return call.result(y)
     filled = list(_core(x.shape, pairs))  # of y, one axis more to its full length at a time
@@ -83,6 +79,7 @@ def pad(input: Array, pad: Any, mode: str = "constant", value: float | None = No
     return call.result(y)
 
 
+@deferring
 def pad_backward(
     grad_output: Array,
     input: Array,
@@ -120,76 +117,22 @@ def pad_backward(
     """
     call = Call("pad_backward", NUMERIC, grad_output=grad_output, input=input)
     grad, x = call.arrays
-    pairs = _pairs(call, x, pad, mode, value)
-    _filling(call, x, value)
-    call.expect_shape("grad_output", grad, _padded(x.shape, pairs))
+    pairs = checked_pairs(call, x, pad, mode, value)
+    call.expect_shape("grad_output", grad, padded(x.shape, pairs))
     if not needed(call.op, needs, 1)[0]:
         return (None,)
-    cropped = x[_cropped(x.shape, pairs)].shape
+    left = x[cropped(x.shape, pairs)].shape
     if mode != "constant":
         grad = grad.astype(accumulator(grad.dtype), copy=False)
         for axis, (low, high) in enumerate(pairs):
             if max(low, high) > 0:
-                grad = _give_back(call, grad, cropped[axis], max(low, 0), max(high, 0), mode, axis)
+                grad = _give_back(call, grad, left[axis], max(low, 0), max(high, 0), mode, axis)
     else:
-        grad = grad[_core(cropped, pairs)]
+        grad = grad[_core(left, pairs)]
     result = empty_in_order(call.xp, x.shape, x.dtype, x)
     result[...] = 0
-    result[_cropped(x.shape, pairs)] = grad
+    result[cropped(x.shape, pairs)] = grad
     return call.result((result,))
-
-
-def _pairs(call: Call, x: Array, pad: Any, mode: str, value: Any) -> Pairs:
-    """(low, high) of each axis of x."""
-    if not is_sequence(pad):
-        raise TypeError(f"{call.op}: pad is {pad!r}, expected {_ITEMS}")
-    if len(pad) % 2 or len(pad) > 2 * x.ndim:
-        raise ValueError(f"{call.op}: pad has {len(pad)} values, expected two for each of at most {x.ndim} axes")
-    choice(call.op, "mode", mode, MODES)
-    if mode != "constant" and _filling(call, x, value) != 0:
-        raise ValueError(f"{call.op}: value is {value}, expected None with mode {mode!r}")
-    numbers = [integer(call.op, "an item of pad", item, -(2**31), f"an integer; pad is {_ITEMS}") for item in pad]
-    given = list(zip(numbers[0::2], numbers[1::2], strict=True))[::-1]
-    pairs: Pairs = ((0, 0),) * (x.ndim - len(given)) + tuple(given)
-    for axis, (size, (low, high)) in enumerate(zip(x.shape, pairs, strict=True)):
-        left = size + min(low, 0) + min(high, 0)
-        most = {"reflect": left - 1, "circular": left, "symmetric": left}.get(mode, max(low, high))
-        if left < 0 or (max(low, high) > 0 and left == 0 and mode != "constant"):
-            raise ValueError(
-                f"{call.op}: pad of axis {axis} is ({low}, {high}), expected to leave some of its {size} values"
-            )
-        if max(low, high) > max(most, 0):
-            raise ValueError(
-                f"{call.op}: pad of axis {axis} is ({low}, {high}), expected at most {most} with mode {mode!r}"
-            )
-    return pairs
-
-
-def _filling(call: Call, x: Array, value: Any) -> Any:
-    """`value`, checked to be a number that the dtype of x holds."""
-    if value is None:
-        return 0
-    scalar = plain(value)
-    if is_boolean(value) or not isinstance(scalar, Complex if x.dtype.kind == "c" else Real):
-        raise TypeError(f"{call.op}: value is {value!r}, expected a number of dtype {x.dtype}")
-    try:
-        with np.errstate(all="ignore"):
-            held = np.asarray(scalar, x.dtype)
-        fits = held == scalar if x.dtype.kind in "iu" else bool(np.isinf(held)) == isinf(scalar)
-    except (OverflowError, ValueError):
-        fits = False
-    if not fits:
-        raise ValueError(f"{call.op}: value is {value!r}, expected a number that {x.dtype} holds")
-    return scalar
-
-
-def _padded(shape: tuple[int, ...], pairs: Pairs) -> tuple[int, ...]:
-    return tuple(size + low + high for size, (low, high) in zip(shape, pairs, strict=True))
-
-
-def _cropped(shape: tuple[int, ...], pairs: Pairs) -> tuple[slice, ...]:
-    """The part of x that negative padding leaves."""
-    return tuple(slice(max(-low, 0), size + min(high, 0)) for size, (low, high) in zip(shape, pairs, strict=True))
 
 
 def _core(shape: tuple[int, ...], pairs: Pairs) -> tuple[slice, ...]:

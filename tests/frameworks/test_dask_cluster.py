@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tolerances import assert_close
+from dask_calls import CHUNKINGS, ROWS, called, expect_same, in_memory
 
 import gpucnn.functional as F
 
@@ -42,29 +42,18 @@ def two_workers(distributed: Any) -> Iterator[Any]:
     yield from started(distributed, n_workers=2, memory_limit=0)
 
 
+@pytest.mark.table(24)
+@pytest.mark.parametrize("chunks", CHUNKINGS)
+@pytest.mark.parametrize("row", ROWS)
+def test_results_of_processes_are_those_in_memory(two_workers: Any, da: Any, row: str, chunks: str) -> None:
+    def compute(arrays: list[Any]) -> Any:
+        return two_workers.client.gather(two_workers.client.compute(arrays))
+
+    expect_same(da, called(da, row, ROWS[row], CHUNKINGS[chunks]), in_memory(row), compute=compute)
+
+
 def drawn(*shape: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).integers(-4, 5, shape).astype(np.float32)
-
-
-def test_results_of_processes_are_those_in_memory(two_workers: Any, da: Any) -> None:
-    x, w, ones = drawn(2, 4, 23, 17), drawn(6, 4, 3, 3), np.ones(6, np.float32)
-    lazy = da.from_array(x, chunks=(1, 3, (2, 10, 1, 10), 9))
-    y = F.conv2d(lazy, w, padding="same", stride=2)
-    in_memory = F.conv2d(x, w, padding="same", stride=2)
-    pooled, indices = F.max_pool2d(y, 3, padding=1, return_indices=True)
-    results = {
-        "convolution": (y, in_memory),
-        "pooling": (pooled, F.max_pool2d(in_memory, 3, padding=1)),
-        "indices": (indices, F.max_pool2d(in_memory, 3, padding=1, return_indices=True)[1]),
-        "weight": (F.conv2d_weight(lazy, w.shape, y, 2, "same"), F.conv2d_weight(x, w.shape, in_memory, 2, "same")),
-        "norm": (
-            F.batch_norm(y, None, None, ones, training=True),
-            F.batch_norm(in_memory, None, None, ones, training=True),
-        ),
-    }
-    computed = two_workers.client.gather(two_workers.client.compute([lazily for lazily, _ in results.values()]))
-    for (_, expected), found in zip(results.values(), computed, strict=True):
-        assert_close(found, expected)
 
 
 @pytest.mark.thorough

@@ -10,7 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
-from calls import ARRAYS, CALLS, fresh, said_name
+from calls import ARRAYS, fresh, said_name
+from dask_calls import (
+    CHUNKINGS,
+    OPERATIONS,
+    OTHERS,
+    PARAMETERS,
+    ROWS,
+    Array,
+    Chunks,
+    called,
+    expect_same,
+    in_memory,
+    of_dask,
+    pieces_of,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from sample import examples
@@ -22,95 +36,26 @@ from gpucnn import backends, nn, numerics
 from gpucnn.backends import backend_of
 from gpucnn.geometry import resize_axis
 
-Array = np.ndarray[Any, Any]
-Chunks = tuple[tuple[int, ...], ...]
-
-PARAMETERS = frozenset({"weight", "bias", "running_mean", "running_var", "grad_grad_weight"})
-SUPPORTED = re.compile(
-    "(conv[123]d|conv_transpose[123]d|(adaptive_)?(max|avg|sum|lp)_pool[123]d|(leaky_)?relu|sigmoid|gelu|(log_)?softmax"
-    "|bias_activation|linear|interpolate|resample|im2col|unfold|max_unpool[123]d|bed_of_nails[123]d|local_response_norm|(batch|instance|group|layer|rms)_norm)(_activation|_input|_weight)?(_backward)?"
-)
-OPERATIONS = [name for name in CALLS if SUPPORTED.fullmatch(name)]
-OTHERS = [name for name in CALLS if name not in OPERATIONS]
-
 
 @pytest.fixture(scope="module")
 def da(dask: Any) -> Any:
     return import_module("dask.array")
 
 
-# --- Chunks -------------------------------------------------------------------------------------------------------
-
-
-def pieces(size: int) -> tuple[int, ...]:
-    """Chunks of several sizes, the last ones of a single element, in an axis of `size`."""
-    return (size - 2, 1, 1) if size > 2 else (1,) * size
-
-
-def of_one_axis(axis: int) -> Callable[[tuple[int, ...]], Chunks]:
-    """One element a chunk along an axis."""
-    return lambda shape: tuple((1,) * size if at == axis % len(shape) else (size,) for at, size in enumerate(shape))
-
-
-CHUNKINGS: dict[str, Callable[[tuple[int, ...]], Chunks]] = {
-    "one chunk": lambda shape: tuple((size,) for size in shape),
-    "uneven": lambda shape: tuple(map(pieces, shape)),
-    "the batch is split": of_one_axis(0),
-    "channels are split": of_one_axis(1),
-    "rows of one element": of_one_axis(-1),
-}
-
-
-def called(da: Any, name: str, arguments: dict[str, Any], chunks: Callable[[tuple[int, ...]], Chunks]) -> Any:
-    """The operation on Dask's arrays of images, and parameters in memory."""
-    given = {
-        key: da.from_array(value, chunks=chunks(value.shape))
-        if isinstance(value, np.ndarray) and key not in PARAMETERS and value.ndim > 1
-        else value
-        for key, value in arguments.items()
-    }
-    return getattr(F, name)(**given)
-
-
-def expect_same(da: Any, found: Any, expected: Any, exactly: bool = False) -> None:
-    """Raise unless results are Dask's, of the declared shapes, chunks and dtypes, and have the expected values."""
-    if not isinstance(expected, tuple):
-        found, expected = (found,), (expected,)
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        if other is None:
-            assert one is None
-            continue
-        assert isinstance(one, da.Array)
-        assert one.shape == other.shape
-        assert one.dtype == one._meta.dtype == other.dtype
-        for block in (one.blocks[(0,) * one.ndim], one.blocks[(-1,) * one.ndim]):
-            assert block.compute(scheduler="sync").shape == block.shape
-        values = one.compute(scheduler="threads")
-        if exactly:
-            np.testing.assert_array_equal(values, other)
-        else:
-            assert_close(values, other)
-
-
-def of_dask(name: str) -> dict[str, Any]:
-    """A valid call, without running statistics to update in place."""
-    arguments = fresh(name)
-    if name.startswith(("batch_norm", "instance_norm")):
-        arguments |= {"running_mean": None, "running_var": None}
-    return arguments
+# --- Results ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.table(60)
 @pytest.mark.parametrize("chunks", CHUNKINGS)
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_results_are_those_in_memory(da: Any, name: str, chunks: str) -> None:
-    arguments = of_dask(name)
-    expect_same(da, called(da, name, arguments, CHUNKINGS[chunks]), getattr(F, name)(**fresh_of(arguments)))
+@pytest.mark.parametrize("row", ROWS)
+def test_results_are_those_in_memory(backend: ArrayBackend, da: Any, row: str, chunks: str) -> None:
+    found = called(da, row, ROWS[row], CHUNKINGS[chunks], backend)
+    scheduler = "threads" if backend.takes_numpy else "sync"  # the others compute in one thread
 
+    def compute(arrays: list[Any]) -> list[Any]:
+        return [array.compute(scheduler=scheduler) for array in arrays]
 
-def fresh_of(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in arguments.items()}
+    expect_same(da, found, in_memory(row), compute=compute, asnumpy=backend.asnumpy)
 
 
 @pytest.mark.parametrize("name", ["batch_norm", "batch_norm_backward", "instance_norm", "instance_norm_backward"])
@@ -121,10 +66,6 @@ def test_norms_by_running_statistics(da: Any, name: str) -> None:
     if not name.endswith("_backward"):
         arguments["return_statistics"] = True
     expect_same(da, called(da, name, arguments, pieces_of), getattr(F, name)(**arguments))
-
-
-def pieces_of(shape: tuple[int, ...]) -> Chunks:
-    return tuple(map(pieces, shape))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +91,73 @@ def test_one_value_has_no_variance(da: Any, name: str) -> None:
 def test_statistics_of_norms(da: Any, name: str) -> None:
     arguments = of_dask(name) | {"return_statistics": True}
     expect_same(da, called(da, name, arguments, pieces_of), getattr(F, name)(**arguments))
+
+
+@pytest.mark.parametrize("chunks", CHUNKINGS)
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "softmax", "log_softmax"])
+@pytest.mark.table(20)
+def test_rows_that_chunks_split(da: Any, name: str, chunks: str) -> None:
+    """One mean of the last axis, of some axes, or of all of them, the batch's too, and the same with softmax."""
+    x, grad = np.random.default_rng(0).standard_normal((2, 3, 4, 5))
+    for axes in (1, 2, 3):
+        given: tuple[Any, ...] = (3 - axes,) if "softmax" in name else (x.shape[-axes:], x[0, 0], x[1, 0])
+        if "norm" in name:
+            weight = np.random.default_rng(axes).standard_normal(x.shape[-axes:])
+            given = (x.shape[-axes:], weight, weight) if name == "layer_norm" else (x.shape[-axes:], weight)
+        lazy, upstream = (da.from_array(each, chunks=CHUNKINGS[chunks](each.shape)) for each in (x, grad))
+        expect_same(da, getattr(F, name)(lazy, *given), getattr(F, name)(x, *given))
+        backward = getattr(F, f"{name}_backward")
+        expect_same(da, backward(upstream, lazy, *given), backward(grad, x, *given))
+        if "norm" in name:
+            _, *statistics = getattr(F, name)(x, *given, return_statistics=True)
+            handed = dict(zip(("mean", "rstd")[-len(statistics) :], statistics, strict=True))
+            expect_same(da, backward(upstream, lazy, *given, **handed), backward(grad, x, *given))
+
+
+@pytest.mark.parametrize("name", ["relu", "sigmoid", "gelu", "softmax", "linear", "layer_norm"])
+def test_arrays_of_few_axes(da: Any, name: str) -> None:
+    for shape in ((), (5,)) if name in ("relu", "sigmoid", "gelu") else ((5,), (2, 5)):
+        x = np.random.default_rng(0).standard_normal(shape)
+        given = {"softmax": (-1,), "linear": (np.ones((3, 5)),), "layer_norm": (5,), "bias_activation": ()}.get(
+            name, ()
+        )
+        if name == "bias_activation" and len(shape) < 2:
+            continue
+        lazy = da.from_array(x[None], chunks=(1, *(2,) * len(shape)))[0]  # without axes, a chunk is NumPy's scalar
+        expect_same(da, getattr(F, name)(lazy, *given), np.asarray(getattr(F, name)(x, *given)))
+
+
+# --- Random draws -------------------------------------------------------------------------------------------------
+
+
+def test_dropout_scales_what_it_keeps(da: Any) -> None:
+    x = np.random.default_rng(0).standard_normal((60, 50)).astype(np.float32)
+    lazy = da.from_array(x, chunks=(7, 20))
+    for rng in (None, 3, np.random.default_rng(4)):
+        y, mask = F.dropout(lazy, 0.25, rng=rng, return_mask=True)
+        assert y.chunks == mask.chunks == lazy.chunks
+        kept = mask.compute()
+        assert 0.7 < kept.mean() < 0.8
+        expect_same(da, y, F.dropout_backward(x, x, 0.25, mask=kept)[0], exactly=True)  # and draws are repeated
+        expect_same(da, F.dropout_backward(lazy, lazy, 0.25, mask=mask), (y.compute(),), exactly=True)
+    assert len({part.tobytes() for part in np.split(kept[:56, :20], 8)}) == 8, "chunks draw different numbers"
+    for options in ({"training": False}, {"p": 0.0}):
+        expect_same(da, F.dropout(lazy, **options), x, exactly=True)
+
+
+def test_dropout_draws_again_by_its_seed(da: Any) -> None:
+    lazy = da.ones((6, 50), chunks=(4, 20))
+    y = F.dropout(lazy, rng=5).compute()
+    expect_same(da, F.dropout(lazy, rng=5), y, exactly=True)
+    expect_same(da, F.dropout_backward(lazy, lazy, rng=5), (y,), exactly=True)
+    generator = np.random.default_rng(0)
+    found = [F.dropout(lazy, rng=rng).compute() for rng in (6, None, None, generator, generator)]
+    assert len({each.tobytes() for each in (y, *found)}) == 6
+    with pytest.raises(ValueError, match="dropout_backward: mask is None, expected the forward's, or a seed"):
+        F.dropout_backward(lazy, lazy)
+
+
+# --- Other properties ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d"])
@@ -307,6 +315,58 @@ def test_drawn_poolings_and_gradients(dask: Any, case: st.DataObject, ceil_mode:
     expect_same(da, getattr(F, f"avg_pool{rank}d")(lazy, **counted), getattr(F, f"avg_pool{rank}d")(x, **counted))
     expected = getattr(F, f"avg_pool{rank}d_backward")(grad, x, **counted)
     expect_same(da, getattr(F, f"avg_pool{rank}d_backward")(lazy_grad, lazy, **counted), expected)
+
+
+@examples(60)
+@given(case=st.data())
+def test_drawn_unfolding_and_folding(dask: Any, case: st.DataObject) -> None:
+    """Also with padding that is wider than the window, where some windows lie in it alone."""
+    da, draw = import_module("dask.array"), case.draw
+    drawn = draw(windows())
+    rank, rng, chunks = drawn["rank"], np.random.default_rng(drawn["seed"]), drawn["chunks"]
+    wider = tuple(
+        (low + more, high) for (low, high), more in zip(drawn["window"]["padding"], drawn["more"], strict=True)
+    )
+    window = {"kernel_size": drawn["kernel"], **drawn["window"], "padding": wider}
+    x = whole_numbers(rng, drawn["shape"])
+    try:
+        columns = F.im2col(x, **window)
+    except ValueError:  # no window fits
+        return
+    if draw(st.booleans()):
+        x, columns = x[0], columns[0]
+    image, lazy = da.from_array(x, chunks=chunks(x.shape)), da.from_array(columns, chunks=chunks(columns.shape))
+    expect_same(da, F.im2col(image, **window), columns, exactly=True)
+    expect_same(da, F.im2col_backward(lazy, image, **window), F.im2col_backward(columns, x, **window), exactly=True)
+    size = x.shape[-rank:]
+    expect_same(da, F.col2im(lazy, size, **window), F.col2im(columns, size, **window), exactly=True)
+    expected = F.col2im_backward(x, columns, size, **window)
+    expect_same(da, F.col2im_backward(image, lazy, size, **window), expected, exactly=True)
+
+
+@examples(100)
+@given(case=st.data())
+def test_drawn_padding(dask: Any, case: st.DataObject) -> None:
+    da, draw = import_module("dask.array"), case.draw
+    shape = tuple(draw(st.lists(st.integers(1, 7), min_size=1, max_size=3)))
+    dtype = draw(st.sampled_from(["float16", "float32", "int32", "complex64"]))
+    x = (whole_numbers(np.random.default_rng(0), shape) / 8).astype(dtype)
+    pad = draw(st.lists(st.integers(-2, 4), max_size=2 * len(shape)).filter(lambda pad: len(pad) % 2 == 0))
+    mode = draw(st.sampled_from(["constant", "reflect", "replicate", "circular", "symmetric"]))
+    options = {"pad": pad, "mode": mode, "value": draw(st.sampled_from([None, 3])) if mode == "constant" else None}
+    image = da.from_array(x, chunks=drawn_chunks(draw, shape))
+    try:
+        expected = F.pad(x, **options)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            F.pad(image, **options)
+        return
+    expect_same(da, F.pad(image, **options), expected, exactly=True)
+    upstream = (whole_numbers(np.random.default_rng(1), expected.shape) / 7).astype(dtype)
+    grad = da.from_array(upstream, chunks=drawn_chunks(draw, expected.shape))
+    (of_x,) = F.pad_backward(grad, image, **options)
+    assert of_x.chunks == image.chunks
+    expect_same(da, (of_x,), F.pad_backward(upstream, x, **options), exactly=True)
 
 
 @pytest.mark.parametrize(("size", "out"), [(12, 4), (12, 8), (7, 3), (5, 9), (9, 1)])
@@ -504,6 +564,10 @@ def test_other_operations_say_what_to_do(da: Any, name: str) -> None:
         ("conv2d", {"out": np.ones((2, 4, 3, 3))}, TypeError, "conv2d: out is given with arrays of dask"),
         ("batch_norm", {}, TypeError, "batch_norm: running_mean and running_var are given with arrays of dask"),
         ("layer_norm", {"return_statistics": True}, TypeError, "layer_norm: return_statistics is True"),
+        ("layer_norm", {"normalized_shape": (4, 3)}, ValueError, r"input has shape \(2, 4, 3, 3\), expected it to end"),
+        ("conv2d_backward", {"grad_output": np.ones((2, 4, 1, 1))}, ValueError, r"expected \(2, 4, 4, 3\)"),
+        ("pad_backward", {"grad_output": np.ones((2, 4, 3, 3))}, ValueError, r"expected \(2, 4, 3, 5\)"),
+        ("col2im", {"output_size": 7}, ValueError, "col2im: input has 4 columns, expected one for each"),
     ],
 )
 def test_errors_come_before_anything_is_computed(
@@ -511,6 +575,14 @@ def test_errors_come_before_anything_is_computed(
 ) -> None:
     with pytest.raises(error, match=message):
         called(da, name, fresh(name, **others), pieces_of)
+
+
+@pytest.mark.parametrize("name", ["conv2d", "max_pool2d", "pad", "batch_norm"])
+def test_masked_chunks_are_refused_when_the_graph_is_built(da: Any, name: str) -> None:
+    arguments = of_dask(name)
+    masked = da.ma.masked_greater(da.from_array(arguments.pop("input"), chunks=2), 0)
+    with pytest.raises(TypeError, match=f"{name}: input is a masked array"):
+        getattr(F, name)(masked, **arguments)
 
 
 def test_chunks_of_unknown_sizes_are_refused(da: Any) -> None:

@@ -143,8 +143,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.compat.thinc": {"gpucnn.backends.dtypes", "gpucnn.compat", "gpucnn.geometry", "numpy"},
     "gpucnn.dask": {
         "dask", "gpucnn.backends.backend", "gpucnn.backends.backend_of", "gpucnn.backends.chosen",
-        "gpucnn.backends.deferring", "gpucnn.backends.dtypes", "gpucnn.dask", "gpucnn.functional", "gpucnn.geometry",
-        "gpucnn.numerics", "numpy",
+        "gpucnn.backends.deferring", "gpucnn.backends.dtypes", "gpucnn.backends.receive", "gpucnn.dask",
+        "gpucnn.functional", "gpucnn.geometry", "gpucnn.numerics", "numpy",
     },
     "gpucnn.jax": {"gpucnn.backends.dtypes", "gpucnn.functional", "gpucnn.geometry", "gpucnn.jax", "jax", "numpy"},
     "gpucnn.torch": {
