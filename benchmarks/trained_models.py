@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import gpucnn
+from benchmarks import environment
 from gpucnn.installing import optional
 from gpucnn.onnx import load
 
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of both (%(default)s)")
     parser.add_argument("--repeats", type=int, default=10, help="runs of each, in alternation (%(default)s)")
     options = parser.parse_args()
+    environment.confine(options.threads)  # BLAS too, which ONNX's products call
     gpucnn.set_num_threads(options.threads)
     print(f"medians of {options.repeats} runs in ms, {options.threads} threads; ratio: ONNX Runtime's time / gpucnn's")
     print(f"{'model':<28}{'gpucnn':>10}{'ONNX Runtime':>14}{'ratio':>8}{'difference':>12}")
