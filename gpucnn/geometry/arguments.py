@@ -124,6 +124,12 @@ def integers(op: str, name: str, value: Any, rank: int, least: int) -> tuple[int
     return (integer(op, name, value, least, expected),) * rank
 
 
+def window_sizes(op: str, rank: int, kernel_size: Any, stride: Any, dilation: Any) -> tuple[tuple[int, ...], ...]:
+    """The sizes, strides and dilations of a window, each as by `integers`."""
+    named = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
+    return tuple(integers(op, name, value, rank, 1) for name, value in named.items())
+
+
 def padding_form(op: str, value: Any, rank: int) -> str | Pairs:
     """`value` as ``"same"``, ``"same_lower"``, or one ``(low, high)`` pair per spatial axis."""
     if isinstance(value, str):

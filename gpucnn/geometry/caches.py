@@ -108,12 +108,12 @@ def kept(most_bytes: int) -> Callable[[Callable[P, R]], Kept[P, R]]:
 
     Examples
     --------
-    >>> @kept(4096)
+    >>> @kept(1 << 16)
     ... def squares(count):
     ...     return tuple(i * i for i in range(count))
     >>> squares(4), squares(4), len(squares(1000))
     ((0, 1, 4, 9), (0, 1, 4, 9), 1000)
-    >>> squares.cache_info().hits, squares.cache_info().bytes < 4096
+    >>> squares.cache_info().hits, squares.cache_info().bytes < 1 << 16
     (1, True)
     """
     return lambda make: Kept(make, most_bytes)

@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from gpucnn.geometry.arguments import Pairs, boolean, integer, integers, is_sequence, padding_form
+from gpucnn.geometry.arguments import Pairs, boolean, integer, integers, is_sequence, padding_form, window_sizes
 from gpucnn.geometry.axes import (
     AdaptiveAxis,
     Axis,
@@ -111,9 +111,7 @@ def conv_geometry(
         A parameter is not an integer, out of range, or fits no window.
     """
     rank = len(input_size)
-    kernel = integers(op, "kernel_size", kernel_size, rank, 1)
-    steps = integers(op, "stride", stride, rank, 1)
-    gaps = integers(op, "dilation", dilation, rank, 1)
+    kernel, steps, gaps = window_sizes(op, rank, kernel_size, stride, dilation)
     return _conv_geometry(op, input_size, channels, kernel, steps, padding_form(op, padding, rank), gaps)
 
 
@@ -141,9 +139,7 @@ def conv_transpose_geometry(
     convolution's too.
     """
     rank = len(input_size)
-    kernel = integers(op, "kernel_size", kernel_size, rank, 1)
-    steps = integers(op, "stride", stride, rank, 1)
-    gaps = integers(op, "dilation", dilation, rank, 1)
+    kernel, steps, gaps = window_sizes(op, rank, kernel_size, stride, dilation)
     extra = integers(op, "output_padding", output_padding, rank, 0)
     form = padding_form(op, padding, rank)
     return _conv_transpose_geometry(op, input_size, channels, kernel, steps, form, extra, gaps)
@@ -204,9 +200,7 @@ def pool_geometry(
         A parameter is not an integer or out of range, no window fits, or the padding is as large as the window.
     """
     rank = len(input_size)
-    kernel = integers(op, "kernel_size", kernel_size, rank, 1)
-    steps = kernel if stride is None else integers(op, "stride", stride, rank, 1)
-    gaps = integers(op, "dilation", dilation, rank, 1)
+    kernel, steps, gaps = window_sizes(op, rank, kernel_size, kernel_size if stride is None else stride, dilation)
     form = padding_form(op, padding, rank)
     rounds_up = boolean(op, "ceil_mode", ceil_mode)
     return _pool_geometry(op, input_size, kernel, steps, form, gaps, rounds_up, divisor)
@@ -270,8 +264,7 @@ def unpool_size(op: str, input_size: Ints, kernel_size: Any, stride: Any, paddin
         A parameter is not an integer or out of range, or `output_size` is not one that the pooling could have read.
     """
     rank = len(input_size)
-    kernel = integers(op, "kernel_size", kernel_size, rank, 1)
-    steps = kernel if stride is None else integers(op, "stride", stride, rank, 1)
+    kernel, steps, _ = window_sizes(op, rank, kernel_size, kernel_size if stride is None else stride, 1)
     default = unpooled_size(input_size, kernel, steps, padding_form(op, padding, rank))
     if output_size is None:
         return expect_output(op, default)

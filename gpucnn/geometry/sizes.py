@@ -15,6 +15,7 @@ from gpucnn.geometry.arguments import (
     is_sequence,
     padding_form,
     rank_of,
+    window_sizes,
 )
 from gpucnn.geometry.axes import Axis, extent
 
@@ -159,14 +160,6 @@ def _in_form_of(given: tuple[Any, ...], values: tuple[Any, ...]) -> Any:
     return values if any(is_sequence(value) for value in given) else values[0]
 
 
-def _columns(op: str, rank: int, kernel_size: Any, stride: Any, dilation: Any) -> tuple[tuple[int, ...], ...]:
-    return (
-        integers(op, "kernel_size", kernel_size, rank, 1),
-        integers(op, "stride", stride, rank, 1),
-        integers(op, "dilation", dilation, rank, 1),
-    )
-
-
 def same_padding(
     input_size: Size, kernel_size: Size, stride: Size = 1, dilation: Size = 1, *, lower: bool = False
 ) -> Any:
@@ -205,7 +198,7 @@ def same_padding(
     given = input_size, kernel_size, stride, dilation
     rank = rank_of(op, *given)
     sizes = integers(op, "input_size", input_size, rank, 1)
-    kernel, steps, gaps = _columns(op, rank, kernel_size, stride, dilation)
+    kernel, steps, gaps = window_sizes(op, rank, kernel_size, stride, dilation)
     return _in_form_of(
         given, _resolved("same_lower" if boolean(op, "lower", lower) else "same", sizes, kernel, steps, gaps)
     )
@@ -295,7 +288,7 @@ def window_arguments(
     """The arguments in the form and order in which `window_axes` takes them."""
     rank = rank_of(op, input_size, kernel_size, stride, padding, dilation, default=default_rank)
     sizes = integers(op, "input_size", input_size, rank, 1)
-    kernel, steps, gaps = _columns(op, rank, kernel_size, stride, dilation)
+    kernel, steps, gaps = window_sizes(op, rank, kernel_size, stride, dilation)
     return sizes, kernel, steps, padding_form(op, padding, rank), gaps
 
 
@@ -337,7 +330,7 @@ def conv_transpose_output_size(
     given = input_size, kernel_size, stride, padding, output_padding, dilation
     rank = rank_of(op, *given)
     sizes = integers(op, "input_size", input_size, rank, 1)
-    kernel, steps, gaps = _columns(op, rank, kernel_size, stride, dilation)
+    kernel, steps, gaps = window_sizes(op, rank, kernel_size, stride, dilation)
     extra = integers(op, "output_padding", output_padding, rank, 0)
     axes = transposed_axes(op, sizes, kernel, steps, padding_form(op, padding, rank), extra, gaps)
     return _in_form_of(given, tuple(axis.size for axis in axes))
@@ -374,6 +367,6 @@ def max_unpool_output_size(
     given = input_size, kernel_size, stride, padding
     rank = rank_of(op, *given)
     sizes = integers(op, "input_size", input_size, rank, 1)
-    kernel, steps, _ = _columns(op, rank, kernel_size, kernel_size if stride is None else stride, 1)
+    kernel, steps, _ = window_sizes(op, rank, kernel_size, kernel_size if stride is None else stride, 1)
     results = unpooled_size(sizes, kernel, steps, padding_form(op, padding, rank))
     return _in_form_of(given, expect_output(op, results))

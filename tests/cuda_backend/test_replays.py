@@ -23,6 +23,7 @@ from gpucnn.backends.cuda.convolution import im2col
 from gpucnn.backends.cuda.device import cublas
 from gpucnn.backends.cuda.resampling import resampling
 
+Array = Any
 FROZEN = {"bias_activation", "col2im", "col2im_backward", "im2col", "im2col_backward", "interpolate"} | {
     "interpolate_backward", "leaky_relu", "leaky_relu_backward", "linear", "linear_backward", "relu", "relu_backward",
 } | {
@@ -293,7 +294,7 @@ def test_forms_beyond_a_bound_are_forgotten(kept: dict[Any, Any], monkeypatch: p
 
 
 def test_a_call_within_a_recorded_one_is_part_of_it(kept: dict[Any, Any]) -> None:
-    def twice(x: Any) -> Any:
+    def twice(x: Array) -> Any:
         return F.avg_pool2d(F.avg_pool2d(x, 2), 2)
 
     frozen = replaying.replayed(twice)
