@@ -64,6 +64,7 @@ class SyncBatchNorm(BatchNormNd):
 
     function, gradient = staticmethod(F.batch_norm), staticmethod(F.batch_norm_backward)
     equal_on_all_ranks = True  # its buffers, so that nobody need send them
+    takes_any_rank = True  # of images, and in evaluation computes what the batch norm of that rank does
 
     def __init__(
         self,

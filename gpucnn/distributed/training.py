@@ -56,7 +56,7 @@ class Ranks:
             try:
                 result = make()
             except Exception as error:
-                result, failed = error, True
+                result, failed = _sendable(error), True
         failed, result = pickle.loads(self._communicated(pickle.dumps((failed, result))))
         if failed:
             raise result
@@ -159,6 +159,16 @@ class Ranks:
         length = self._communicator.broadcast(np.array([len(data)]), root)
         text = np.frombuffer(data, np.uint8).copy() if self.rank == root else np.empty(length[0], np.uint8)
         return bytes(self._communicator.broadcast(text, root))
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error alone, or one of its text where it cannot be pickled, as some of compiled packages."""
+    error.__cause__ = error.__context__ = None  # which tblib pickles too, where it is installed
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _spread(state: Mapping[str, Any], rank: int) -> Any:

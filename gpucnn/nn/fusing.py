@@ -113,7 +113,12 @@ def _neighbours(model: Module) -> Iterator[tuple[Module, Module]]:
 
 def _folds(layer: Any, norm: Any) -> bool:
     """Whether a norm can be part of a layer."""
-    if not (is_one_of(layer, _NORMS) and is_one_of(norm, (_NORMS[type(layer)],))):
+    if not is_one_of(layer, _NORMS):
+        return False
+    norms = [_NORMS[type(layer)]]
+    if "takes_any_rank" in vars(type(norm)):  # as a batch norm over processes, which this package does not import
+        norms.append(type(norm))
+    if not is_one_of(norm, norms):
         return False
     outputs = layer.weight.shape[0] if isinstance(layer, Linear) else layer.out_channels
     return norm.running_mean is not None and norm.num_features == outputs

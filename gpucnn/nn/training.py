@@ -474,15 +474,14 @@ class _Run:
         self.model.zero_grad()
         self.optimizer.zero_grad()
         asked = self.interruption.asked
-        if self.scaler is None:
-            self.ranks.backward(self.model, self.loss, output, y, None, asked)
-        else:
-            with np.errstate(over="ignore", invalid="ignore"):  # by which the scaler finds its limit
-                self.ranks.backward(self.model, self.loss, output, y, self.scaler.scale, asked)
-            self.scaler.unscale_(self.optimizer)
-        if self.clip_norm is not None:
-            learned = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            clip_grad_norm_(learned, self.clip_norm)
+        scale = None if self.scaler is None else self.scaler.scale
+        with nullcontext() if scale is None else np.errstate(over="ignore", invalid="ignore"):  # it finds its limit so
+            self.ranks.backward(self.model, self.loss, output, y, scale, asked)
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
+            if self.clip_norm is not None:
+                learned = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+                clip_grad_norm_(learned, self.clip_norm)
         if self.scaler is None:
             self.optimizer.step()
         else:

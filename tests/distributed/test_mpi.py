@@ -104,6 +104,17 @@ def test_the_example_trains(mpiexec: str) -> None:
     assert re.fullmatch(r"2 processes, of which the first sent \d\.\d MB", ran.stdout.splitlines()[1])
 
 
+def test_the_program_in_the_readme_trains(mpiexec: str, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"<!-- train.py -->\n```py\n(.*?)```\n<!-- /train.py -->", readme, flags=re.DOTALL)
+    (tmp_path / "train.py").write_text(program, encoding="utf-8")
+    ran = launched(mpiexec, 2, str(tmp_path / "train.py"))
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    *_, last = ran.stdout.splitlines()
+    assert float(re.findall(r"validation accuracy (\S+)%", last)[0]) > 95
+
+
 def test_without_mpi4py_the_message_says_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(ModuleNotFoundError, match=r"MPI: mpi4py is not installed: pip install .*\[mpi\]"):

@@ -12,6 +12,7 @@ from rank_threads import BATCH, EPOCHS, assert_near, assert_same, network, on_ra
 from gpucnn import nn
 from gpucnn.data import Loader
 from gpucnn.distributed import local, volume
+from gpucnn.distributed.training import Ranks
 
 
 class EndedError(Exception):
@@ -241,6 +242,21 @@ def test_an_error_of_the_first_rank_alone_is_raised_on_all(tmp_path: Path) -> No
 
     on_ranks(2, work)
     assert len(caught) == 2
+
+
+def test_an_error_that_cannot_be_sent_is_named_on_all() -> None:
+    class UnsentError(Exception):
+        def __init__(self, one: int, other: int) -> None:
+            super().__init__(f"{one} and {other}")
+
+    def work(communicator: Any) -> None:
+        def make() -> None:
+            raise UnsentError(1, 2)
+
+        with pytest.raises(RuntimeError, match="UnsentError: 1 and 2"):
+            Ranks(communicator).first(make)
+
+    on_ranks(2, work)
 
 
 # --- What ranks say to each other ---------------------------------------------------------------------------------

@@ -160,6 +160,31 @@ def test_a_model_is_synchronized_with_its_parameters_and_modes() -> None:
         synchronized(3, communicator)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_it_is_folded_for_inference(rank: int) -> None:
+    rng = np.random.default_rng(rank)
+    conv = getattr(nn, f"Conv{rank}d")(2, 4, 3, rng=rng, dtype=np.float64)
+    model = nn.Sequential(conv, nn.BatchNorm2d.member(rank)(4, dtype=np.float64), nn.ReLU())
+    x = rng.standard_normal((3, 2, *[6] * rank))
+    model(x)  # moves the running statistics
+    expected = nn.fused(model)(x)
+    synchronized(model, local(1)[0])
+    assert isinstance(model[1], SyncBatchNorm)
+    found = nn.fused(model)
+    assert isinstance(found[1], nn.Identity)
+    np.testing.assert_array_equal(found(x), expected)
+    np.testing.assert_allclose(found(x), model.eval()(x), rtol=0, atol=1e-12)
+
+
+def test_one_that_computes_otherwise_is_not_folded() -> None:
+    class Doubling(SyncBatchNorm):
+        def forward(self, x: Any) -> Any:
+            return 2 * super().forward(x)
+
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), Doubling(3, local(1)[0]))
+    assert isinstance(nn.fused(model)[1], Doubling)
+
+
 def test_errors() -> None:
     norm = SyncBatchNorm(3, local(1)[0])
     with pytest.raises(ValueError, match="input has 1 dimensions"):

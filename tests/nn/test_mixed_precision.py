@@ -318,6 +318,19 @@ def test_gradients_are_clipped_as_they_are_without_a_scale(backend: ArrayBackend
     assert found[0] == found[1] != runs.bits(fitted(backend, "bfloat16")[0], backend.asnumpy)
 
 
+@pytest.mark.parametrize("scale", [2.0**10, 2.0**40])
+def test_an_overflow_is_skipped_where_gradients_are_clipped(backend: ArrayBackend, scale: float) -> None:
+    """Without a warning, which would be an error here, and without a trace in the weights."""
+    model, scaler = nn.Linear(2, 3, rng=0).map_arrays(backend.asarray), nn.LossScaler(scale)
+    first = backend.asnumpy(model.weight.data).copy()
+    batch = np.ones((1, 2), np.float32), np.zeros(1, int)
+    options = {"loss": nn.CrossEntropyLoss(), "optimizer": nn.SGD(model.parameters(), 0.1), "epochs": 1}
+    nn.fit(model, [batch], **options, progress=False, mixed_precision="float16", scaler=scaler, clip_norm=1.0)
+    overflows = scale > 2.0**16
+    assert (scaler.scale < scale) == overflows
+    assert (backend.asnumpy(model.weight.data) == first).all() == overflows
+
+
 def test_an_overflow_is_skipped_and_the_next_step_is_right(backend: ArrayBackend) -> None:
     """A first scale that is too large costs steps and changes nothing else."""
     batch = batches()[:1]
