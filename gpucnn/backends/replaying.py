@@ -122,14 +122,12 @@ class Replays(ABC):
     ) -> Any:
         """The call's result; its replay is kept once it is final, or that there is none."""
         recorded = self.record(arrays, lambda: operation(*arguments, **named), named.get("out"))
-        if not self._are_operands(operation, arguments, named):
-            self.kept[key] = None
-        elif recorded.is_final:
+        if recorded.is_final:
             self._constant_bytes += recorded.constant_bytes
             if len(self.kept) >= MAX_KEPT or self._constant_bytes > MAX_CONSTANT_BYTES:
                 self.kept.clear()
                 self._constant_bytes = recorded.constant_bytes
-            self.kept[key] = recorded.replay
+            self.kept[key] = recorded.replay if self._are_operands(operation, arguments, named) else None
         return recorded.result
 
     def _are_operands(self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
