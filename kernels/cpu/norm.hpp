@@ -65,6 +65,13 @@ struct Statistic {
 
 INLINE scalar_t reciprocal(scalar_t var, scalar_t eps) { return 1 / std::sqrt(var + eps); }
 
+// The reciprocal standard deviations of `count` statistics: where they `are_given` var itself, else made of it in `to`.
+INLINE const scalar_t* reciprocals(const scalar_t* var, bool are_given, index_t count, double eps, scalar_t* to) {
+  if (are_given) return var;
+  for (index_t i = 0; i < count; i++) to[i] = reciprocal(var[i], scalar_t(eps));
+  return to;
+}
+
 using limits = std::numeric_limits<scalar_t>;
 constexpr scalar_t LEAST_VARIANCE = limits::min() / limits::epsilon(), MOST_VARIANCE = limits::max();
 

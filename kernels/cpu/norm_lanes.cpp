@@ -12,6 +12,7 @@ struct Params {
   index_t activation;
   double negative_slope;
   double eps;
+  index_t has_rstd;  // whether rstd is passed as var
   index_t items;
   index_t parts;  // of the rows, of which moments are combined
 };
@@ -174,9 +175,11 @@ KERNEL norm_lanes_combine(const Params* p, const scalar_t* x, const double* part
 
 // Values by given statistics, or with grad_y the gradient with respect to the activation's input; an item is some rows.
 KERNEL norm_lanes_apply(const Params* p, const scalar_t* grad_y, const scalar_t* x, const scalar_t* mean,
-                        const scalar_t* rstd, const scalar_t* weight, const scalar_t* bias, const scalar_t* residual,
+                        const scalar_t* var, const scalar_t* weight, const scalar_t* bias, const scalar_t* residual,
                         scalar_t* y, scalar_t* workspace, int64_t item) {
   Range rows = part_of(p->b * p->o, item, p->items);
+  index_t statistics = p->b * p->lanes / p->per_statistic;
+  const scalar_t* rstd = reciprocals(var, p->has_rstd, statistics, p->eps, workspace + 3 * p->lanes);
   with_activation(p->activation, p->negative_slope, grad_y, x, residual, y, [&](auto op) LAMBDA {
     for (index_t row = rows.begin, end; row < rows.end; row = end) {
       end = min(rows.end, (row / p->o + 1) * p->o);

@@ -8,6 +8,7 @@ struct Params {
   index_t activation;
   double negative_slope;
   double eps;
+  index_t has_rstd;  // whether rstd is passed as var
   index_t items;
 };
 
@@ -62,9 +63,10 @@ KERNEL norm_planes_forward(const Params* p, const scalar_t* x, const scalar_t* w
 
 // Values by given statistics, or with grad_y the gradient with respect to the activation's input.
 KERNEL norm_planes_apply(const Params* p, const scalar_t* grad_y, const scalar_t* x, const scalar_t* mean,
-                         const scalar_t* rstd, const scalar_t* weight, const scalar_t* bias, const scalar_t* residual,
+                         const scalar_t* var, const scalar_t* weight, const scalar_t* bias, const scalar_t* residual,
                          scalar_t* y, scalar_t* workspace, int64_t item) {
   Range part = part_of(p->n * p->g * p->c, item, p->items);
+  const scalar_t* rstd = reciprocals(var, p->has_rstd, statistics(p), p->eps, workspace);
   with_activation(p->activation, p->negative_slope, grad_y, x, residual, y, [&](auto op) LAMBDA {
     index_t channels = p->g * p->c, c = part.begin % channels;
     index_t s = (p->per_image ? part.begin : c) / p->c, left = p->c - c % p->c;

@@ -8,6 +8,7 @@ struct Params {
   index_t activation;
   double negative_slope;
   double eps;
+  index_t has_rstd;  // whether rstd is passed as var
   index_t centred;  // 0 for a mean of 0
   index_t items;
 };
@@ -84,11 +85,13 @@ KERNEL norm_rows_forward(const Params* p, const scalar_t* x, const scalar_t* wei
 
 // Values by given statistics, or with grad_y the gradient with respect to the activation's input.
 KERNEL norm_rows_apply(const Params* p, const scalar_t* grad_y, const scalar_t* x, const scalar_t* mean,
-                       const scalar_t* rstd, const scalar_t* weight, const scalar_t* bias, const scalar_t* residual,
+                       const scalar_t* var, const scalar_t* weight, const scalar_t* bias, const scalar_t* residual,
                        scalar_t* y, scalar_t* workspace, int64_t item) {
   Range rows = part_of(p->n * p->g, item, p->items);
   with_activation(p->activation, p->negative_slope, grad_y, x, residual, y, [&](auto op) LAMBDA {
-    for (index_t row = rows.begin; row < rows.end; row++) become(p, op, row, mean[row], rstd[row], weight, bias);
+    for (index_t row = rows.begin; row < rows.end; row++) {
+      become(p, op, row, mean[row], *reciprocals(var + row, p->has_rstd, 1, p->eps, workspace), weight, bias);
+    }
   });
 }
 

@@ -43,7 +43,7 @@ MAX_LANES = 16  # values of a vector, of which the last one of a row may be no w
 _FORWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_forward") for name in ("planes", "lanes", "rows")}
 _APPLY = {name: Kernel(f"norm_{name}", f"norm_{name}_apply") for name in ("planes", "lanes", "rows")}
 _BACKWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_backward") for name in ("planes", "lanes", "rows")}
-_RSTD, _TOTALS, _MOVING_AVERAGE = Kernel("norm_rstd"), Kernel("norm_totals"), Kernel("moving_average")
+_TOTALS, _MOVING_AVERAGE = Kernel("norm_totals"), Kernel("moving_average")
 _MOMENTS, _COMBINE = Kernel("norm_lanes", "norm_lanes_moments"), Kernel("norm_lanes", "norm_lanes_combine")
 _SHARES, _COLUMNS = Kernel("norm_rows", "norm_rows_shares"), Kernel("norm_rows", "norm_rows_columns")
 _SUMS, _GRADIENT = Kernel("norm_lanes", "norm_lanes_sums"), Kernel("norm_lanes", "norm_lanes_gradient")
@@ -68,9 +68,7 @@ def norm_apply(
     epilogue: Epilogue,
 ) -> None:
     """Y = epilogue of ``(x - mean) / sqrt(var + eps) * weight + bias``."""
-    rstd = pool.empty(var.shape, var.dtype)
-    launch(_RSTD, name_of(var.dtype), {"count": var.size, "eps": eps}, {"var": np.ascontiguousarray(var), "rstd": rstd})
-    _apply(None, x, mean, rstd, weight, bias, y, epilogue)
+    _apply(None, x, mean, var, weight, bias, y, eps, epilogue)
 
 
 def norm_forward(
@@ -100,7 +98,7 @@ def norm_activation_backward(
     epilogue: Epilogue,
 ) -> None:
     """Grad = the gradient with respect to the activation's input, whose signs are recomputed."""
-    _apply(grad_y, x, mean, rstd, weight, bias, grad, epilogue)
+    _apply(grad_y, x, mean, rstd, weight, bias, grad, None, epilogue)
 
 
 def norm_backward(
@@ -159,7 +157,7 @@ def _forward(
         form.launch(_MOMENTS, {**arrays, "partial": partial}, form.parts)
         form.launch(_COMBINE, {**arrays, "partial": partial}, 1, eps=eps, parts=form.parts)
         if y is not None:
-            _apply(None, x, mean, rstd, weight, bias, y, epilogue)
+            _apply(None, x, mean, rstd, weight, bias, y, None, epilogue)
         return
     arrays |= form.parameters(weight=weight, bias=bias)
     arrays |= {"residual": form.of(epilogue.residual), "y": form.place(y)}
@@ -171,18 +169,22 @@ def _apply(
     grad_y: Array | None,
     x: Array,
     mean: Array,
-    rstd: Array,
+    var: Array,
     weight: Array | None,
     bias: Array | None,
     y: Array,
+    eps: float | None,
     epilogue: Epilogue,
 ) -> None:
-    """The epilogue's values, or with grad_y the gradient with respect to the activation's input."""
+    """The epilogue's values, or with grad_y the gradient with respect to the activation's input.
+
+    Where eps is None, rstd is passed as var.
+    """
     form = _form(x, len(mean) > 1)
     arrays = {"grad_y": form.of(grad_y), "x": form.of(x), "residual": form.of(epilogue.residual)}
-    arrays |= form.parameters(mean=mean, rstd=rstd, weight=weight, bias=bias)
+    arrays |= form.parameters(mean=mean, var=var, weight=weight, bias=bias)
     arrays["y"] = form.place(y)
-    form.launch(_APPLY[form.name], arrays, form.passes, **_fields(epilogue))
+    form.launch(_APPLY[form.name], arrays, form.passes, eps=eps or 0.0, has_rstd=eps is None, **_fields(epilogue))
     form.give(arrays["y"], y)
 
 
@@ -257,7 +259,9 @@ class _Form:
         return array.transpose(0, 3, 1, 2) if self.is_last else array
 
 
-_DEFAULTS: dict[str, Value] = {"eps": 0.0, "activation": 0, "negative_slope": 0.0, "centred": True, "per_affine": 1}
+_DEFAULTS: dict[str, Value] = {
+    "eps": 0.0, "has_rstd": True, "activation": 0, "negative_slope": 0.0, "centred": True, "per_affine": 1,
+}  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
@@ -297,7 +301,7 @@ def _form_of(shape: tuple[int, int, int, int], dtype: str, per_image: bool, is_l
     statistics, parts = (n * g, n) if per_image else (g, 1)
     most = _items(n * g * c * p)
     items, passes = min(statistics, most), min(n * g * c, most)
-    return _Form("planes", dtype, is_last, values, g * c, items, passes, parts, False)
+    return _Form("planes", dtype, is_last, values, g * c, items, passes, parts, False, statistics)
 
 
 def _rows(n: int, g: int, c: int, dtype: str, is_last: bool) -> _Form:
@@ -320,5 +324,6 @@ def _lanes(
     width = min(lanes, width)
     is_split = b == 1 and o * width * np.dtype(dtype).itemsize > CACHED_BYTES
     passes = max(1, min(_items(b * o * lanes), b * o // MIN_ROWS))
+    workspace = 8 * lanes + b * lanes // per_statistic
     items, parts = b * -(-lanes // width), min(passes, MAX_PARTS) if is_split else b
-    return _Form("lanes", dtype, is_last, {**values, "width": width}, lanes, items, passes, parts, is_split, 8 * lanes)
+    return _Form("lanes", dtype, is_last, {**values, "width": width}, lanes, items, passes, parts, is_split, workspace)
