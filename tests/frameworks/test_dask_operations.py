@@ -230,12 +230,11 @@ def test_drawn_resampling(dask: Any, case: st.DataObject) -> None:
 
 
 def drawn_chunks(draw: st.DrawFn, shape: Iterable[int]) -> Chunks:
-    return tuple(
-        tuple(
-            int(part) for part in np.diff([0, *sorted(draw(st.sets(st.integers(1, max(size - 1, 1))))), size]) if part
-        )
-        for size in shape
-    )
+    def along(size: int) -> tuple[int, ...]:
+        ends = sorted(draw(st.sets(st.integers(1, max(size - 1, 1)))))
+        return tuple(int(part) for part in np.diff([0, *ends, size]) if part) if size else (0,)
+
+    return tuple(map(along, shape))
 
 
 @st.composite
