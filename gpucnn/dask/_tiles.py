@@ -84,6 +84,8 @@ def in_one_chunk(array: Array) -> Array:
 
 def rechunked(array: Array, chunks: Any) -> Array:
     """The array in other chunks, by tasks: where a cluster is at hand, Dask would else shuffle the whole array."""
+    if array.ndim and not any(array.shape):  # which Dask leaves in as many chunks as they are
+        array = array.blocks[(0,) * array.ndim]
     return array.rechunk(chunks, method="tasks")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 import gpucnn.functional as F
 from gpucnn.backends import receive
+from gpucnn.backends.deferring import DeferredArraysError
 from gpucnn.backends.layout import empty_in_order, is_channels_last
 from gpucnn.nn._tracing import is_watched
 from gpucnn.nn.module import Array
@@ -21,7 +22,10 @@ def added(one: Array, other: Array) -> Array:
     """``one + other``, of one shape."""
     if is_watched(one, other):
         return one + other
-    backend, (x, y), give_back = receive("added", {"one": one, "other": other})
+    try:
+        backend, (x, y), give_back = receive("added", {"one": one, "other": other})
+    except DeferredArraysError:
+        return one + other
     xp = backend.xp
     is_large = x.ndim > 2 and x.size >= FEW and x.shape == y.shape
     if is_large and backend.name == "compiled" and x.dtype == y.dtype and x.dtype.kind == "f":
@@ -38,7 +42,10 @@ def concatenated(arrays: Sequence[Array], axis: int) -> Array:
     """Arrays one after the other along an axis, whose other axes are of one size."""
     if is_watched(*arrays):
         return np.concatenate(arrays, axis)
-    backend, parts, give_back = receive("concatenated", {f"array {i}": array for i, array in enumerate(arrays)})
+    try:
+        backend, parts, give_back = receive("concatenated", {f"array {i}": array for i, array in enumerate(arrays)})
+    except DeferredArraysError:
+        return np.concatenate(arrays, axis)
     first, axis = parts[0], axis % parts[0].ndim
     shape = (*first.shape[:axis], sum(part.shape[axis] for part in parts), *first.shape[axis + 1 :])
     result = empty_in_order(backend.xp, shape, np.result_type(*(part.dtype for part in parts)), first)

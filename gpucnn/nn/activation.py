@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from functools import wraps
 from math import prod
 from typing import Any
 
@@ -9,18 +12,40 @@ import numpy as np
 
 import gpucnn.functional as F
 from gpucnn.backends import receive
+from gpucnn.backends.deferring import DeferredArraysError
 from gpucnn.backends.dtypes import FLOATING, ORDERED, name_of
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.functional._call import Call, choice
 from gpucnn.geometry import Window
 from gpucnn.geometry.arguments import number, plain
 from gpucnn.nn._joining import in_order
+from gpucnn.nn.keeping import inference
 from gpucnn.nn.module import Array, Module
 
 __all__ = [
     "GELU", "Dropout", "Flatten", "Hardsigmoid", "Hardswish", "Identity", "LeakyReLU", "ReLU", "ReLU6", "SiLU",
     "Sigmoid", "Softmax", "Tanh",
 ]  # fmt: skip
+
+
+def _by_element(forward: Callable[[Any, Array], Array]) -> Callable[[Any, Array], Array]:
+    """The forward of a layer that computes element by element, which Dask's arrays run for each chunk."""
+
+    @wraps(forward)
+    def call(self: Module, x: Array) -> Array:
+        try:
+            return forward(self, x)
+        except DeferredArraysError:
+            layer = copy.copy(self)
+            layer.keep()  # nothing that travels with the tasks
+            return x.map_blocks(_of_chunk, layer, dtype=x.dtype, meta=x._meta)
+
+    return call
+
+
+def _of_chunk(chunk: Array, layer: Module) -> Array:
+    with inference():
+        return layer(chunk)
 
 
 class ReLU(Module):
@@ -85,6 +110,7 @@ class ReLU6(Module):
     array([0., 2., 6.])
     """
 
+    @_by_element
     def forward(self, x: Array) -> Array:
         """``min(max(x, 0), 6)``."""
         call = Call("ReLU6", ORDERED, input=x)
@@ -122,6 +148,7 @@ class Tanh(Module):
     array([0., 0.])
     """
 
+    @_by_element
     def forward(self, x: Array) -> Array:
         """``tanh(x)``."""
         call = Call("Tanh", FLOATING, input=x)
@@ -169,6 +196,7 @@ class _Smooth(Module):
 
     kind: str
 
+    @_by_element
     def forward(self, x: Array) -> Array:
         """The activation of each element."""
         self.keep(x)
@@ -377,15 +405,20 @@ class Flatten(Module):
 
     def forward(self, x: Array) -> Array:
         """X with those axes merged into one."""
-        _, (x,), give_back = receive("Flatten", {"input": x})
+        try:
+            _, (x,), give_back = receive("Flatten", {"input": x})
+            is_last = is_channels_last(x)
+        except DeferredArraysError:  # Dask's arrays have the same methods, and no order in memory
+            give_back, is_last = None, False
         first, last = (dim + x.ndim if dim < 0 else dim for dim in (self.start_dim, self.end_dim))
         if not 0 <= first <= last < x.ndim:
             raise ValueError(
                 f"Flatten: input has shape {tuple(x.shape)}, expected axes start_dim = {self.start_dim} "
                 f"to end_dim = {self.end_dim}"
             )
-        self.keep(tuple(x.shape), is_channels_last(x))
-        return give_back(x.reshape(*x.shape[:first], prod(x.shape[first : last + 1]), *x.shape[last + 1 :]))
+        self.keep(tuple(x.shape), is_last)
+        y = x.reshape(*x.shape[:first], prod(x.shape[first : last + 1]), *x.shape[last + 1 :])
+        return y if give_back is None else give_back(y)
 
     def backward(self, grad_output: Array) -> Array:
         """The gradient with x's axes, in x's memory order."""

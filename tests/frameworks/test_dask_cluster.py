@@ -13,6 +13,7 @@ import pytest
 from dask_calls import CHUNKINGS, ROWS, called, expect_same, in_memory
 
 import gpucnn.functional as F
+from gpucnn import nn
 
 pytestmark = pytest.mark.filterwarnings("default")  # of distributed, in threads of its own
 
@@ -54,6 +55,14 @@ def test_results_of_processes_are_those_in_memory(two_workers: Any, da: Any, row
 
 def drawn(*shape: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).integers(-4, 5, shape).astype(np.float32)
+
+
+def test_a_network_by_processes(two_workers: Any, da: Any) -> None:
+    model = nn.models.mobilenet_v2(num_classes=3, rng=0).eval()
+    x = drawn(1, 3, 40, 32)
+    model[0](x)  # what it keeps for a backward stays here
+    found = two_workers.client.compute(model(da.from_array(x, chunks=(1, 3, 16, 32)))).result()
+    np.testing.assert_allclose(found, model(x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.thorough

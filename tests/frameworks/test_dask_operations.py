@@ -35,6 +35,7 @@ import gpucnn.functional as F
 from gpucnn import backends, nn, numerics
 from gpucnn.backends import backend_of
 from gpucnn.geometry import resize_axis
+from gpucnn.nn import activation
 
 
 @pytest.fixture(scope="module")
@@ -229,12 +230,11 @@ def test_drawn_resampling(dask: Any, case: st.DataObject) -> None:
 
 
 def drawn_chunks(draw: st.DrawFn, shape: Iterable[int]) -> Chunks:
-    return tuple(
-        tuple(
-            int(part) for part in np.diff([0, *sorted(draw(st.sets(st.integers(1, max(size - 1, 1))))), size]) if part
-        )
-        for size in shape
-    )
+    def along(size: int) -> tuple[int, ...]:
+        ends = sorted(draw(st.sets(st.integers(1, max(size - 1, 1)))))
+        return tuple(int(part) for part in np.diff([0, *ends, size]) if part) if size else (0,)
+
+    return tuple(map(along, shape))
 
 
 @st.composite
@@ -487,13 +487,26 @@ def test_16_bit_sums_over_chunks_are_rounded_once(da: Any, name: str) -> None:
         np.testing.assert_array_equal(one.compute(), other)
 
 
-def test_a_network_in_evaluation_is_a_graph_of_its_layers(da: Any) -> None:
-    rng = np.random.default_rng(0)
-    layers = nn.Conv2d(3, 4, 3, rng=rng), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 5, rng=rng)
-    model = nn.Sequential(*layers)
-    model.eval()
-    x = rng.standard_normal((2, 3, 20, 24)).astype(np.float32)
-    expect_same(da, model(da.from_array(x, chunks=(1, 3, 7, 9))), model(x))
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "plain": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect", rng=0), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Dropout(0.5), nn.Conv2d(4, 2, 5, rng=1),
+    ),
+    "activations": lambda: nn.Sequential(
+        *(getattr(nn, name)() for name in activation.__all__ if name not in ("Flatten", "Softmax")), nn.Softmax(1)
+    ),
+    "U-Net": lambda: nn.models.UNet(num_classes=2, in_channels=3, width=4, depth=2, rng=0),
+    "ResNet": lambda: nn.models.resnet18(num_classes=4, width=4, rng=0),
+    "MobileNet": lambda: nn.models.mobilenet_v2(num_classes=3, rng=0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.table(5)
+def test_a_network_in_evaluation_is_a_graph_of_its_layers(da: Any, name: str) -> None:
+    model = NETWORKS[name]().eval()
+    x = np.random.default_rng(0).standard_normal((2, 3, 40, 36)).astype(np.float32)
+    expect_same(da, model(da.from_array(x, chunks=(1, 3, 17, 12))), model(x))
 
 
 def test_sums_over_chunks_repeat_bit_for_bit(da: Any) -> None:

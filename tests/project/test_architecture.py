@@ -27,9 +27,10 @@ CUDA_BACKEND = {
 }  # fmt: skip
 
 NETWORKS = {
-    "gpucnn.__version__", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of", "gpucnn.backends.receive",
-    "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.backends.optimization", "gpucnn.functional",
-    "gpucnn.geometry", "gpucnn.installing", "gpucnn.nn", "numpy", "matplotlib", "ml_dtypes", "rich", "safetensors",
+    "gpucnn.__version__", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of", "gpucnn.backends.deferring",
+    "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.backends.optimization", "gpucnn.backends.receive",
+    "gpucnn.functional", "gpucnn.geometry", "gpucnn.installing", "gpucnn.nn", "numpy", "matplotlib", "ml_dtypes",
+    "rich", "safetensors",
 }  # fmt: skip
 
 # What each part of the package may import: parts of the package, and libraries beside the standard one. A part is a
