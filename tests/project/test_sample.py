@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,9 @@ def test_some_rows_reach_from_the_first_to_the_last(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sample, "longest", 3)
     assert sample.some(range(5), 1) == [0, 2, 4]
     assert sample.some(range(5), None) == [0, 1, 2, 3, 4]
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """pytest collects no two modules of one name: CI, which gives some folders a run of their own, would not notice."""
+    names = Counter(path.name for path in TESTS.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
