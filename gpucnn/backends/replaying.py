@@ -150,7 +150,7 @@ def replayed(operation: Callable[P, R], first: int = 0) -> Callable[P, R]:
 
     Only for operations whose every effect is a launch or a new array, for any arguments: other effects are not
     replayed. The launches may depend on shapes, strides, dtypes, plain parameters and the choices of `gpucnn.numerics`,
-    and on nothing else.
+    and on nothing else. Parameters that take arrays are annotated ``Array``: calls with other ones are not replayed.
     """
     name = list(signature(operation).parameters)[first]
 

@@ -31,7 +31,7 @@ from gpucnn.geometry import NormGeometry
 
 ROW = (2, 3)
 SHORT_PLANE = 16  # values; shorter planes of a batch are lanes
-SHORT_ROW = 16  # values of a row of which a vector of rows is transposed
+SHORT_ROW = 16  # values of a row of which a vector of rows is transposed: SHORT of norm_rows.cpp
 LONG_ROW = 8192  # values of a row from which on gradients of weights are summed column by column
 CACHED_BYTES = 1 << 19  # of a strip of lanes that is read again from the cache
 MIN_STRIP = 128  # lanes, so that a row of a strip is read at the speed of memory

@@ -1,4 +1,4 @@
-"""What all devices share: sizes of sectors and lines, and the banks of a block's shared memory."""
+"""Limits of all devices: sizes of sectors and lines, and the banks of a block's shared memory."""
 
 from __future__ import annotations
 
