@@ -1,4 +1,4 @@
-// What becomes of a convolution's sums on their way to memory: y = activation(sum + residual), with the bits of
+// Epilogue of a convolution's sums on their way to memory: y = activation(sum + residual), with the bits of
 // bias_activation.cpp. Activations are numbers, not templates: a kernel is built once for all of them.
 #pragma once
 

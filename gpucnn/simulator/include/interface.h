@@ -1,4 +1,4 @@
-// What a compiled kernel and the runtime know of each other. Both sides include this file and nothing else in common.
+// The interface between a compiled kernel and the runtime. Both sides include this file and nothing else in common.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-// How an error reaches Python and the simulated CUDA driver.
+// The way of an error to Python and the simulated CUDA driver.
 #pragma once
 #include "machine.h"
 

@@ -1,4 +1,4 @@
-// What Python and the simulated CUDA driver call: one function that runs a launch.
+// The entry point of Python and the simulated CUDA driver: one function that runs a launch.
 #include <link.h>
 
 #include <string.h>

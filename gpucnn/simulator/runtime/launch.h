@@ -1,4 +1,4 @@
-// What runs a launch, and what comes of it: the interface of the runtime to module.py and to the simulated CUDA driver.
+// Running a launch, and its results: the interface of the runtime to module.py and to the simulated CUDA driver.
 #pragma once
 #include <stdint.h>
 

@@ -1,4 +1,4 @@
-// What a launch did to memory, counted by the rules of the hardware: sectors, banks, branches, barriers.
+// Effects of a launch on memory, counted by the rules of the hardware: sectors, banks, branches, barriers.
 #pragma once
 #include "machine.h"
 

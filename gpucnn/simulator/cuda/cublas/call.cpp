@@ -1,4 +1,4 @@
-// What all entry points do first and last.
+// The first and last steps of all entry points.
 #include "call.h"
 
 #include <stdio.h>

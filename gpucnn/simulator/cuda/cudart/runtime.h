@@ -1,4 +1,4 @@
-// What the files of libcudart share: the CUDA runtime's documented entry points, over those of the driver.
+// Shared declarations of libcudart: the CUDA runtime's documented entry points, over those of the driver.
 //
 // An entry point checks what only the runtime knows, then calls the driver, which counts the call, injects failures and
 // does the work. The runtime's error numbers are the driver's.

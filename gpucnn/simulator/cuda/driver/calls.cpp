@@ -1,4 +1,4 @@
-// What every call passes through: counts, the log, and failures that a test asked for.
+// The way of every call: counts, the log, and failures that a test asked for.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

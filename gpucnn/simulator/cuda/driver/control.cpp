@@ -1,4 +1,4 @@
-// What Python calls, in gpucnn/simulator/cuda/__init__.py: failures to inject, counts, live memory, settings.
+// Functions that Python calls, in gpucnn/simulator/cuda/__init__.py: failures to inject, counts, live memory, settings.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-// What the files on calls, failures and memory share, beyond what the rest of the driver needs.
+// Shared declarations of the files on calls, failures and memory, beyond what the rest of the driver needs.
 #pragma once
 #include "driver.h"
 

@@ -1,4 +1,4 @@
-// What the files on devices and contexts know of each other.
+// Shared declarations of the files on devices and contexts.
 #pragma once
 #include "driver.h"
 

@@ -1,4 +1,4 @@
-// What libcuda.so.1 gives the other simulated libraries and Python, beyond CUDA's documented entry points.
+// Services of libcuda.so.1 for the other simulated libraries and Python, beyond CUDA's documented entry points.
 #pragma once
 #include <cuda.h>
 #include <stddef.h>

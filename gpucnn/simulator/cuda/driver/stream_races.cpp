@@ -1,4 +1,4 @@
-// Which work used each byte last, and whether the streams of two uses are ordered.
+// Races between streams: the last work that used each byte, and whether the streams of two uses are ordered.
 //
 // Each piece of work has a place: its stream and its number there. A clock says up to which number the work of each
 // stream comes before; it is made when the work is issued, from the order within the stream, events, the default
