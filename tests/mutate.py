@@ -32,7 +32,7 @@ SUITES = {
         "gpucnn/backends/numpy",
         [
             *("families", "convolution", "depthwise", "unfolding", "pooling", "upsampling", "interpolation", "padding"),
-            *("normalization", "normalization_statistics", "normalization_pieces", "fused_norms", "norm_reductions"),
+            *("normalization", "normalization_statistics", "normalization_blocks", "fused_norms", "norm_reductions"),
             *("bias_activation", "memory", "memory_format", "numpy_convolution", "numpy_pooling", "numpy_select"),
         ],
     ),

@@ -1,4 +1,4 @@
-"""Blocks of the norms on NumPy: pieces of every size, any number of threads, values near zero and far from it."""
+"""Blocks of the norms on NumPy: of every size, on any number of threads, values near zero and far from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from tolerances import assert_close
 
 import gpucnn.functional as F
 from gpucnn.backends.numpy import normalization, threads
-from gpucnn.geometry import NormGeometry
 
 Array = np.ndarray[Any, Any]
 Call = tuple[str, tuple[Any, ...], tuple[int, ...], str]
@@ -68,11 +67,11 @@ def results(call: Call, dtype: str = "float32", mean: float = 0.0, spread: float
 
 @pytest.mark.parametrize("call", CALLS, ids=NAMES)
 @pytest.mark.parametrize("most", [1 << 7, 1 << 9, 1 << 11])
-def test_pieces_of_every_size_give_the_same(
+def test_blocks_of_every_size_give_the_same(
     monkeypatch: pytest.MonkeyPatch, two_threads: None, call: Call, most: int
 ) -> None:
-    """Whole statistics, or parts of them that are put together; the same bits on one thread and on two."""
-    monkeypatch.setattr(normalization, "PIECE_VALUES", most)
+    """Blocks of one statistic and of several; the same bits on one thread and on two."""
+    monkeypatch.setattr(normalization, "BLOCK_VALUES", most)
     actual, expected = results(call, "float64")
     for array, wanted in zip(actual, expected, strict=True):
         assert_close(array, wanted, factor=10)
@@ -86,7 +85,7 @@ def test_a_mean_far_from_zero_is_taken_away_first(
     monkeypatch: pytest.MonkeyPatch, call: Call, mean: float, factor: float
 ) -> None:
     """At 1000 the mean's own rounding is 3e-5 deviations, and all that is lost."""
-    monkeypatch.setattr(normalization, "PIECE_VALUES", 1 << 11)
+    monkeypatch.setattr(normalization, "BLOCK_VALUES", 1 << 11)
     actual, expected = results(call, mean=mean)
     y, centre, rstd, *gradients = actual
     assert_close(rstd, expected[2])
@@ -121,62 +120,7 @@ def test_errors_are_at_most_twice_those_of_pytorch(torch: Any, name: str, mean: 
     assert error(gx, exact_grad) <= 2 * error(peer_grad, exact_grad)
 
 
-@pytest.mark.parametrize(
-    ("shape", "axes"),
-    [
-        ((2, 64, 1, 12544), (0, 2, 3)),
-        ((8, 2048, 1, 49), (0, 2, 3)),
-        ((1, 3, 1, 1 << 21), (0, 2, 3)),
-        ((788, 1, 768, 1), (2, 3)),
-        ((2, 1, 1 << 21, 1), (2, 3)),
-        ((1, 2, 3, 4), (2, 3)),
-    ],
-)
-def test_pieces_cover_all_once_within_the_limit(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
-    x = np.zeros(shape, np.float32)
-    view = normalization._View(x, axes)
-    counts = np.zeros(view.shape, np.int8)
-    for piece in view.pieces:
-        counts[piece] += 1
-        assert counts[piece].size <= normalization.PIECE_VALUES
-    assert (counts == 1).all()
-    assert NormGeometry(shape, axes).count == view.count  # type: ignore[arg-type]
-
-
 def test_buffers_of_the_callers_ufuncs_keep_their_size() -> None:
     before = np.getbufsize()
     F.batch_norm(np.ones((2, 3, 400), np.float32), np.zeros(3, np.float32), np.ones(3, np.float32))
     assert np.getbufsize() == before
-
-
-@pytest.mark.parametrize(
-    ("shape", "axes", "order", "is_long"),
-    [
-        ((4, 32, 2, 9), normalization.ROW, "contiguous", False),  # groups of channels with planes of 9
-        ((4, 2, 32, 16), normalization.ROW, "contiguous", False),
-        ((4, 2, 32, 400), normalization.ROW, "contiguous", True),
-        ((4, 32, 2, 400), normalization.ROW, "channels_last", False),  # two channels next to each other
-        ((4, 6, 1, 400), normalization.BATCH, "contiguous", True),
-        ((40, 1, 768, 1), normalization.ROW, "contiguous", True),
-    ],
-)
-def test_inner_loops_are_long_or_whole(
-    shape: tuple[int, ...], axes: tuple[int, ...], order: str, is_long: bool
-) -> None:
-    """Rows that NumPy takes one by one are long; over short ones operands are contiguous, for one loop over all."""
-    n, g, c, p = shape
-    x = (
-        np.ones((n, p, g, c), np.float32).transpose(0, 2, 3, 1)
-        if order == "channels_last"
-        else np.ones(shape, np.float32)
-    )
-    view = normalization._View(x, axes)
-    sizes: list[int] = []
-    view.results_of(lambda _: sizes.append(np.getbufsize()), [0])
-    assert (sizes[0] < np.getbufsize()) == is_long
-    seen = view.of(x)
-    for operand in (np.ones(view.statistics, np.float32), np.ones(view.affine, np.float32)):
-        operand = operand[:, None]
-        spread = normalization._spread(operand, seen)
-        assert is_long or seen.shape[1] == 1 or spread.shape[2:] == seen.shape[2:]
-        assert (spread == np.broadcast_to(operand, spread.shape)).all()
