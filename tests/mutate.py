@@ -33,6 +33,7 @@ SUITES = {
         [
             *("families", "convolution", "depthwise", "unfolding", "pooling", "upsampling", "interpolation", "padding"),
             *("normalization", "normalization_statistics", "normalization_blocks", "fused_norms", "norm_reductions"),
+            "norm_range",
             *("bias_activation", "memory", "memory_format", "numpy_convolution", "numpy_pooling", "numpy_select"),
         ],
     ),

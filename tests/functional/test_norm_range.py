@@ -124,6 +124,28 @@ def test_a_constant_of_any_size_is_normalised_to_zeros(backend: ArrayBackend, va
         assert_close(y, np.zeros(x.shape))
 
 
+def test_tiny_rows_beside_huge_ones_are_divided_by_the_root_of_eps(backend: ArrayBackend) -> None:
+    """Where one statistic of a block leaves the range the others are those of an ordinary block."""
+    signs = np.array([1.0, -1.0])
+    x = np.stack([signs * 1e200, signs * 1e-250, signs])
+    y = backend.run(F.layer_norm, x, (2,), eps=0.25)
+    np.testing.assert_allclose(y, [signs, signs * 2e-250, signs / np.sqrt(1.25)], rtol=1e-14)
+
+
+def test_subnormal_numbers_are_divided_by_the_root_of_the_least_eps(backend: ArrayBackend) -> None:
+    x = np.array([[1e-320, -1e-320]])
+    y = backend.run(F.layer_norm, x, (2,), eps=MIN_EPS)
+    np.testing.assert_allclose(y, x / np.sqrt(MIN_EPS), rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rounding_makes_no_variance_negative(backend: ArrayBackend, rng: np.random.Generator, dtype: str) -> None:
+    x = np.repeat(rng.uniform(0.1, 10, (300, 1)), 37, axis=1).astype(dtype)
+    rstd = backend.run(F.layer_norm, x, (37,), eps=1e-12, return_statistics=True)[2]
+    assert np.isfinite(rstd).all()
+    assert (rstd > 0).all()
+
+
 def test_running_statistics_hold_what_their_dtype_can(backend: ArrayBackend) -> None:
     """A variance beyond the dtype is infinite there, as in PyTorch; a mean is within it."""
     x = np.array([[1e30], [3e30]], np.float32)
