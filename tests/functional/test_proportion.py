@@ -22,7 +22,7 @@ import gpucnn
 import gpucnn.functional as F
 from gpucnn.backends.cuda.pooling import tiles
 from gpucnn.backends.cuda.pooling.pooling import _inputs_within, _outputs_within
-from gpucnn.backends.numpy import memory, pooling, resampling
+from gpucnn.backends.numpy import memory, resampling
 from gpucnn.geometry import Axis, TransposedWindow, Window, receptive_field
 from gpucnn.geometry.caches import bytes_of, kept
 from gpucnn.geometry.geometries import adaptive_geometry, pool_geometry
@@ -227,10 +227,9 @@ def test_bands_of_long_signals_are_planned_in_few_lines_on_a_gpu(backward: bool)
     size=st.integers(70, 700), kernel=st.integers(65, 300), stride=st.integers(1, 90), dilation=st.integers(1, 4),
     low=st.integers(0, 40), high=st.integers(0, 40), seed=st.integers(0, 9), turned=st.booleans(),
 )  # fmt: skip
-def test_long_windows_read_what_short_ones_do(
+def test_long_windows_read_their_taps(
     size: int, kernel: int, stride: int, dilation: int, low: int, high: int, seed: int, turned: bool
 ) -> None:
-    """With any window taken for a long one, and none."""
     size = max(size, dilation * (kernel - 1) + 1)
     rng = np.random.default_rng(seed)
     x = rng.integers(-9, 9, (2, 3, size, 2) if turned else (2, 3, size)).astype(np.float64)
@@ -238,15 +237,23 @@ def test_long_windows_read_what_short_ones_do(
         "kernel_size": along(x, kernel), "stride": along(x, stride), "dilation": along(x, dilation),
         "padding": tuple((low, high) if side == size else (0, 0) for side in x.shape[2:]),
     }  # fmt: skip
-    results = []
-    for most in (0, 10**6):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pooling, "MAX_TAPS", most)
-            sums = of("sum_pool", x)(x, **options)
-            maxima = of("max_pool", x)(x, **options, return_indices=True)
-            results.append((sums, *of("sum_pool", x, "_backward")(sums, x, **options), *maxima))
-    for long, short in zip(*results, strict=True):
-        np.testing.assert_array_equal(long, short)
+    sums = of("sum_pool", x)(x, **options)
+    (grad,) = of("sum_pool", x, "_backward")(sums, x, **options)
+    y, indices = of("max_pool", x)(x, **options, return_indices=True)
+
+    places = np.arange(sums.shape[2])[:, None] * stride + np.arange(kernel) * dilation - low
+    inside = (places >= 0) & (places < size)
+    rows = x.swapaxes(2, -1)  # [..., size]
+    values = rows[..., places.clip(0, size - 1)]
+    np.testing.assert_array_equal(sums.swapaxes(2, -1), np.where(inside, values, 0).sum(-1))
+    values = np.where(inside, values, -np.inf)
+    np.testing.assert_array_equal(y.swapaxes(2, -1), values.max(-1))
+    first = np.take_along_axis(np.broadcast_to(places, values.shape), values.argmax(-1)[..., None], -1)[..., 0]
+    columns = np.arange(x.shape[-1])[:, None] if turned else 0  # of a plane of `size` rows
+    np.testing.assert_array_equal(indices.swapaxes(2, -1), first * (x.shape[-1] if turned else 1) + columns)
+    reached = np.zeros((size, sums.shape[2]))
+    np.add.at(reached, (places[inside], np.nonzero(inside)[0]), 1)
+    np.testing.assert_array_equal(grad.swapaxes(2, -1), sums.swapaxes(2, -1) @ reached.T)
 
 
 @pytest.mark.parametrize("content", ["NaN", "lowest", "equal"])
@@ -257,10 +264,7 @@ def test_indices_of_long_windows_name_the_first_maximum_or_the_last_nan(content:
     if content == "NaN":
         x[:, :, [100, 300, 499, 700]] = np.nan
     expected = {"NaN": [499, 700], "lowest": [0, 500], "equal": [0, 500]}[content]
-    for most in (0, 10**6):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pooling, "MAX_TAPS", most)
-            y, indices = of("max_pool", x)(x, along(x, 500), return_indices=True)
+    y, indices = of("max_pool", x)(x, along(x, 500), return_indices=True)
     assert indices[0, 0].reshape(-1).tolist() == expected
     assert np.isnan(y).all() == (content == "NaN")
 
@@ -383,7 +387,7 @@ def test_gradients_by_indices_in_parts_of_planes(monkeypatch: pytest.MonkeyPatch
     grad = rng.integers(-4, 4, (*x.shape[:2], 500)).astype(np.float16)
     indices = rng.integers(least, 1001, grad.shape)
     (whole,) = F.max_pool1d_backward(grad, x, 2, indices=indices)
-    monkeypatch.setattr("gpucnn.backends.numpy.max_pooling.MIN_PART", 100)
+    monkeypatch.setattr("gpucnn.backends.numpy.max_pooling.MAX_SUMS", 100)
     monkeypatch.setattr("gpucnn.backends.numpy.max_pooling.MAX_WINDOWS", 64)
     (parted,) = F.max_pool1d_backward(grad, x, 2, indices=indices)
     np.testing.assert_array_equal(parted, whole)

@@ -41,11 +41,11 @@ def cut(size: int, threads: int) -> Iterator[None]:
     before = gpucnn.get_num_threads()
     gpucnn.set_num_threads(threads)
     try:
-        with mock.patch.multiple(pooling, PIECE_BYTES=size, MIN_PIECE_BYTES=size):
-            pooling._kept_pieces.cache_clear()  # they were cut by the sizes of that time
+        with mock.patch.object(pooling, "PIECE_BYTES", size):
+            pooling._pieces.cache_clear()  # they were cut by the size of that time
             yield
     finally:
-        pooling._kept_pieces.cache_clear()
+        pooling._pieces.cache_clear()
         gpucnn.set_num_threads(before)
 
 
@@ -125,7 +125,7 @@ def test_images_that_are_cut_by_themselves(rng: np.random.Generator, order: str)
     """At the sizes that come by default: a plane, then rows of a plane, then planes, are more than a piece."""
     for shape, lead in (((1, 1, 900, 700), "rows"), ((1, 3, 800, 500), "planes"), ((2, 40, 96, 97), "runs of planes")):
         x = arranged(rng.standard_normal(shape, dtype=np.float32), order)
-        assert x.nbytes > 2 * pooling.MIN_PIECE_BYTES, lead
+        assert x.nbytes > pooling.PIECE_BYTES, lead
         for kernel, stride, padding in ((2, 2, 0), (3, 2, 1), (5, 1, 2)):
             results = []
             for threads in (1, 2):
@@ -245,6 +245,8 @@ def test_sums_between_rows_are_nobodys_business() -> None:
     with np.errstate(all="raise"):
         y = F.avg_pool2d(x, 3, 1, 1)
         (grad,) = F.avg_pool2d_backward(x, x, 3, 1, 1)
+        tiles = F.sum_pool1d(np.repeat([[np.inf, -np.inf]], [7], axis=1).reshape(1, 1, 14), 7)
+    assert tiles.tolist() == [[[np.inf, -np.inf]]]
     for result in (y, grad):
         assert (result[..., :2] == np.inf).all()
         assert (result[..., -2:] == -np.inf).all()

@@ -19,7 +19,7 @@ from gpucnn.backends.listening import note_computed, read
 from gpucnn.backends.numpy import average_pooling, max_pooling
 from gpucnn.backends.numpy.average_pooling import tap_counts
 from gpucnn.backends.numpy.memory import SCRATCH_BYTES, Array, is_channels_last, merged
-from gpucnn.backends.numpy.pooling import AnyAxis, Spans
+from gpucnn.backends.numpy.pooling import AnyAxis, reads, within
 from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
 from gpucnn.geometry.caches import kept
 from gpucnn.geometry.geometries import Divisor
@@ -277,7 +277,8 @@ class Reads(NamedTuple):
 def reads_of(axis: AnyAxis, of_windows: bool) -> Reads:
     """The reads of an axis: of its inputs by its windows, or of its windows by its inputs."""
     targets, sources = (axis.out, axis.size) if of_windows else (axis.size, axis.out)
-    first, count, step = Spans(axis, 0, targets, of_windows).runs()
+    first, count, step = reads(axis, 0, targets, of_windows)
+    first, count = within(first, count, step, 0, sources)
     return Reads(np.where(count, first, 0), count.astype(np.int64), int(step), sources)
 
 
