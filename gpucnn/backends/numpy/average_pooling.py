@@ -73,9 +73,9 @@ def tap_counts(axis: AnyAxis, padded: bool) -> Array:
     if isinstance(axis, AdaptiveAxis):
         return reads(axis, 0, axis.out, True)[1]
     begin, end = (-axis.low, axis.size + axis.high) if padded else (0, axis.size)
-    reach = axis.dilation * (axis.kernel - 1)
-    first_full = min(max(0, -(-(begin + axis.low) // axis.stride)), axis.out)
-    full_end = min(max(first_full, (end - 1 - reach + axis.low) // axis.stride + 1), axis.out)
+    last = end - 1 - axis.dilation * (axis.kernel - 1)  # where a window may start
+    first_full = min(-(-(begin + axis.low) // axis.stride), axis.out)
+    full_end = min(max(first_full, (last + axis.low) // axis.stride + 1), axis.out)
     counts = np.full(axis.out, axis.kernel)
     for start, stop in ((0, first_full), (full_end, axis.out)):  # the windows between them are full
         counts[start:stop] = within(*reads(axis, start, stop, True), begin, end)[1]

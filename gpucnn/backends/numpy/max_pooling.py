@@ -40,7 +40,7 @@ def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) 
 
 
 def _of_planes(x: Array, y: Array, indices: Array | None, space: int) -> None:
-    """The maxima of whole planes and their positions, in 0.03 (of 56 x 56) to 0.3 (of 7 x 7) of the time of others."""
+    """The maxima of whole planes and their positions, which need no keys."""
     planes = x.reshape(*x.shape[:space], prod(x.shape[space : space + 3]), *x.shape[space + 3 :])
     y[...] = planes.max(axis=space).reshape(y.shape)
     if indices is not None:
@@ -68,6 +68,7 @@ def _locate(x: Array, read: Block, passes: Passes, indices: Array, size: tuple[i
 
 # --- By indices ---------------------------------------------------------------------------------------------------
 
+Chunks = Iterator[tuple[Array | slice, Array]]  # windows, and their positions in flat planes
 MAX_WINDOWS = 1 << 16  # whose values are moved in one call: as indices into all planes they take half a megabyte
 MAX_SUMS = 1 << 20  # positions that are written at a time: of larger planes, wider sums are taken part by part
 
@@ -76,7 +77,7 @@ def max_pool_backward(grad_y: Array, indices: Array, grad_x: Array, geometry: Po
     """grad_x [N, C, D, H, W]: grad_y scatter-added by the indices, in C order."""
     dtype = accumulator(grad_y.dtype)
     wide = grad_x.dtype != dtype
-    for grads, planes, chunks in _in_memory_order(grad_y, indices, grad_x):
+    for grads, planes, chunks in _flattened(grad_y, indices, grad_x):
         for run in memory.runs(planes.size, MAX_SUMS if wide else planes.size):
             total = memory.scratch("max_pool_backward", (run.stop - run.start,), dtype) if wide else planes
             total[...] = 0
@@ -92,7 +93,7 @@ def max_pool_backward(grad_y: Array, indices: Array, grad_x: Array, geometry: Po
 
 def unpool(values: Array, indices: Array, planes: Array) -> None:
     """Planes [N, C, OD, OH, OW] with values scattered by the indices; of values with one index the last is kept."""
-    for read, written, chunks in _in_memory_order(values, indices, planes):
+    for read, written, chunks in _flattened(values, indices, planes):
         written[...] = 0
         for windows, places in chunks():
             written[places] = read[windows]
@@ -100,19 +101,14 @@ def unpool(values: Array, indices: Array, planes: Array) -> None:
 
 def gather(planes: Array, indices: Array, values: Array) -> None:
     """Values [N, C, D, H, W] of the planes at the indices, 0 where an index is -1."""
-    for written, read, chunks in _in_memory_order(values, indices, planes):
+    for written, read, chunks in _flattened(values, indices, planes):
         written[...] = 0
         for windows, places in chunks():
             written[windows] = read[places]
 
 
-Chunks = Iterator[tuple[Array | slice, Array]]
-
-
-def _in_memory_order(
-    values: Array, indices: Array, planes: Array
-) -> Iterator[tuple[Array, Array, Callable[[], Chunks]]]:
-    """The flat values and planes of a few images or planes after the other, and the chunks of their windows.
+def _flattened(values: Array, indices: Array, planes: Array) -> Iterator[tuple[Array, Array, Callable[[], Chunks]]]:
+    """The values and planes of one block after the other, flat in memory order, and the chunks of their windows.
 
     Threads would not gain: `add.at` keeps the interpreter's lock.
     """
