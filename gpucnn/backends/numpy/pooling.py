@@ -164,7 +164,7 @@ def _pieces(
     axes = [(dim, axis) for dim, axis in every if not axis.is_identity] or every[-1:]
     cut, first = axes[0]
     most = PIECE_BYTES * prod(written[: cut + 1]) // max(1, itemsize * max(prod(read), prod(written)))
-    if isinstance(first, Axis):  # what two pieces read is less than what one reads
+    if isinstance(first, Axis):  # or most of x would be read by several pieces
         most = max(most, first.dilation * first.kernel // (first.stride if of_windows else 1))
     pieces = []
     for block in memory.blocks(written[: cut + 1], most):
