@@ -18,7 +18,7 @@ import numpy as np
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory, threads
 from gpucnn.backends.numpy.memory import Array
-from gpucnn.backends.samples import Matrix, matrix, nearest
+from gpucnn.backends.samples import matrix, nearest
 from gpucnn.geometry import InterpolationAxis, InterpolationGeometry
 from gpucnn.geometry.caches import kept
 
@@ -52,16 +52,13 @@ class _Pass(NamedTuple):
     size: int
     out: int
 
-    @property
-    def copies(self) -> bool:
-        return not (self.adjoint or self.axis.blends)
-
 
 def _in_pieces(source: Array, target: Array, geometry: InterpolationGeometry, *, adjoint: bool) -> None:
     """Fill target, some images and channels at a time."""
     channels_last = memory.is_channels_last(source)
     passes = _passes(geometry.axes, 1 if channels_last else 2, adjoint)
-    dtype = source.dtype if all(each.copies for each in passes) else accumulator(source.dtype)
+    adds = adjoint or any(axis.blends for axis in geometry.axes)
+    dtype = accumulator(source.dtype) if adds else source.dtype
 
     def resample(images: memory.Block) -> None:
         x, result = source[images], target[images]
@@ -97,7 +94,7 @@ def _passes(axes: Sequence[InterpolationAxis], first: int, adjoint: bool) -> lis
 
 def _along(x: Array, each: _Pass, y: Array) -> None:
     """One pass from x to y, both contiguous and of the same dtype."""
-    if each.copies:
+    if not (each.adjoint or each.axis.blends):
         x.take(nearest(each.axis), axis=each.dim, out=y, mode="clip")  # all are in range: no second look
         return
     shape = prod(x.shape[: each.dim]), -1, prod(x.shape[each.dim + 1 :])
@@ -108,24 +105,20 @@ def _along(x: Array, each: _Pass, y: Array) -> None:
         y[...] = _sums_of_entries(x, each)
         return
     with np.errstate(invalid="ignore", over="ignore"):
-        for band in _bands(each.axis, each.adjoint, x.dtype, rows):
+        for written, read, dense in _bands(each.axis, each.adjoint, x.dtype, rows):
             if x.shape[2] == 1:
-                np.matmul(x[:, band.columns, 0], band.matrix.T, out=y[:, band.rows, 0])
+                np.matmul(x[:, read, 0], dense.T, out=y[:, written, 0])
             else:
-                np.matmul(band.matrix, x[:, band.columns], out=y[:, band.rows])
+                np.matmul(dense, x[:, read], out=y[:, written])
         fewer = x if x.size < y.size else y
         odd = ~np.isfinite(fewer.sum(axis=(1, 2)))  # a sum that overflows costs time, nothing else
     if odd.any():
         y[odd] = _sums_of_entries(x[odd], each)
 
 
-def _matrix(axis: InterpolationAxis, adjoint: bool, dtype: np.dtype[Any]) -> Matrix:
-    return matrix(axis, np.zeros(0, dtype).real.dtype, adjoint=adjoint)
-
-
 def _sums_of_entries(x: Array, each: _Pass) -> Array:
     """The result [outer, out, inner] of x [outer, size, inner], of which entries of weight 0 read nothing."""
-    starts, columns, weights = _matrix(each.axis, each.adjoint, x.dtype)
+    starts, columns, weights = matrix(each.axis, x.real.dtype, adjoint=each.adjoint)
     products = x.take(columns, axis=1)
     with np.errstate(invalid="ignore"):
         products *= weights[:, None]
@@ -136,18 +129,13 @@ def _sums_of_entries(x: Array, each: _Pass) -> Array:
     return y
 
 
-class _Band(NamedTuple):
-    """``out[rows] = matrix @ x[columns]``."""
-
-    rows: slice
-    columns: slice
-    matrix: Array
+_Band = tuple[slice, slice, Array]  # rows written, columns read, matrix: y[rows] = matrix @ x[columns]
 
 
 @kept(MATRICES_BYTES)
 def _bands(axis: InterpolationAxis, adjoint: bool, dtype: np.dtype[Any], rows: int) -> tuple[_Band, ...]:
     """The matrix of an axis [out, size], or its transpose if `adjoint`, in bands of about as many rows."""
-    found = _matrix(axis, adjoint, dtype)
+    found = matrix(axis, dtype, adjoint=adjoint)
     row_of_entry = found.rows
     bands = []
     for cut in memory.runs(len(found.starts) - 1, rows):
@@ -156,5 +144,5 @@ def _bands(axis: InterpolationAxis, adjoint: bool, dtype: np.dtype[Any], rows: i
         first, last = (read.min(), read.max() + 1) if read.size else (0, 0)
         dense = np.zeros((cut.stop - cut.start, last - first), dtype)
         np.add.at(dense, (row_of_entry[entries] - cut.start, read - first), found.weights[entries])
-        bands.append(_Band(cut, slice(first, last), dense))
+        bands.append((cut, slice(first, last), dense))
     return tuple(bands)
