@@ -7,7 +7,7 @@ weight 0 is not read: NaN and infinities there do not matter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple
@@ -74,7 +74,7 @@ def _grid_gradient(grad_y: Array, x: Array, grid: Array, grad_grid: Array, geome
         planes, grads = (array[n].reshape(x.shape[1], -1).astype(wide, copy=False) for array in (x, grad_y))
         total = np.zeros((geometry.rank, grads.shape[1]), wide)
         for taps in product(*_axes(grid[n], geometry)):
-            products = np.einsum("co,co->o", planes[:, _index(taps)], grads)
+            products = np.einsum("co,co->o", planes[:, sum(tap.at for tap in taps)], grads)
             for coordinate, result in enumerate(total):  # the first one is along the last axis
                 moved = 2 - coordinate
                 d, h, w = (tap.slope if axis == moved else tap.weight for axis, tap in enumerate(taps))
@@ -101,28 +101,23 @@ class Tap(NamedTuple):
     at: Array
     weight: Array
     slope: Array
-    size: int
 
 
 def _terms(grid: Array, geometry: GridGeometry) -> Iterator[tuple[Array, Array]]:
     """Positions in a plane, and weights, of all samples of an image: tap by tap."""
     for d, h, w in product(*_axes(grid, geometry)):
-        yield _index((d, h, w)), d.weight * h.weight * w.weight
-
-
-def _index(taps: Sequence[Tap]) -> Array:
-    d, h, w = taps
-    index: Array = (d.at * h.size + h.at) * w.size + w.at
-    return index
+        yield d.at + h.at + w.at, d.weight * h.weight * w.weight
 
 
 def _axes(grid: Array, geometry: GridGeometry) -> list[list[Tap]]:
-    """The taps of all samples of an image along D, H and W."""
+    """The taps of all samples of an image along D, H and W, their positions as those in a plane."""
     grid = grid.reshape(-1, geometry.rank).astype(accumulator(grid.dtype), copy=False)
     one = np.ones(len(grid), grid.dtype)
-    axes = [[Tap(np.zeros(len(grid), np.intp), one, 0 * one, 1)]] * (3 - geometry.rank)
-    for coordinate, size in zip(grid.T[::-1], geometry.input_size[3 - geometry.rank :], strict=True):
-        axes.append(_taps(coordinate, size, geometry))
+    axes = [[Tap(np.zeros(len(grid), np.intp), one, 0 * one)]] * (3 - geometry.rank)
+    for coordinate in grid.T[::-1]:
+        size, *inner = geometry.input_size[len(axes) :]
+        taps = _taps(coordinate, size, geometry)
+        axes.append([tap._replace(at=tap.at * prod(inner)) for tap in taps])
     return axes
 
 
@@ -136,9 +131,7 @@ def _taps(coordinate: Array, size: int, geometry: GridGeometry) -> list[Tap]:
     if geometry.mode != "bicubic":
         x, direction = _padded(x, size, geometry)
         slope *= direction
-    elif geometry.padding_mode == "reflection":  # bicubic taps are padded each on its own; these are the same ones,
-        x = np.fmod(x, 2 * max(span, 1))  # but near enough for integers
-    else:
+    elif geometry.padding_mode != "reflection":  # bicubic taps are padded each on its own: these are the same ones
         x = np.clip(x, -4, size + 3)
     first = np.rint(x) if geometry.mode == "nearest" else np.floor(x)
     t = x - first
@@ -157,7 +150,7 @@ def _tap(index: Array, weight: Array, slope: Array, size: int, geometry: GridGeo
         index, _ = _padded(index, size, geometry)
     inside = (index >= 0) & (index < size)
     at = np.where(inside, index, 0).astype(np.intp)
-    return Tap(at, np.where(inside, weight, 0), np.where(inside, slope, 0), size)
+    return Tap(at, np.where(inside, weight, 0), np.where(inside, slope, 0))
 
 
 def _padded(x: Array, size: int, geometry: GridGeometry) -> tuple[Array, Any]:
