@@ -74,7 +74,7 @@ def test_what_is_kept_is_bounded_by_what_was_in_use(new_pool: pool._Pool) -> Non
     sizes = np.random.default_rng(0).integers(1, 40, 200).tolist()
     for size in sizes:
         arrays = [*arrays[-size % 5 :], pool.empty((size * pool.LEAST_BYTES,), "int8")]
-        assert new_pool._in_use + new_pool._free_bytes <= pool.KEPT * new_pool._most
+        assert new_pool._in_use + new_pool._free_bytes() <= pool.KEPT * new_pool._most
     assert new_pool._most < 7 * 40 * pool.LEAST_BYTES * pool.FIT
 
 

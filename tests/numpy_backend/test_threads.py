@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -247,7 +247,7 @@ def test_many_small_runs_of_several_threads_lose_nothing(items: Callable[[int], 
                 assert caught.value.args == (seed, turn)
                 assert done[fails] == 0
                 assert max(done) <= 1
-            assert not threads._here.nested
+            assert not threads._nested.get()
 
     try:
         side_by_side(*(lambda seed=seed: caller(seed) for seed in range(4)))
@@ -330,7 +330,7 @@ def test_ctrl_c_ends_the_work_when_no_thread_is_at_it(waiting: bool) -> None:
         signal.signal(signal.SIGINT, before)
     assert ended.is_set()
     assert len(started) == 2
-    assert not threads._here.nested
+    assert not threads._nested.get()
     assert not threads._blas.users
 
 
@@ -409,8 +409,7 @@ def blas_threads() -> list[int]:
 def two() -> Iterator[None]:
     """NumPy's BLAS, with two threads as its user's setting."""
     threads.run(lambda item: None, [0])
-    put = [put for _, put in threads._blas.shared or ()]
-    if not put or not blas_threads():
+    if not threads._libraries()[0] or not blas_threads():
         pytest.skip("NumPy's BLAS has no number of threads for the process")
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
         yield
@@ -424,7 +423,7 @@ def test_blas_takes_one_thread_within_tasks_and_its_users_number_after(count: in
     assert blas_threads() == [2]
     threads.run(lambda item: within.append(blas_threads()), [0])
     threads.run(lambda item: within.append(blas_threads()), range(2))
-    with threads._OneBlasThread():
+    with threads._one_blas_thread():
         threads.run(lambda item: within.append(blas_threads()), range(2))
         within.append(blas_threads())
     assert within == [[1]] * 6
@@ -484,21 +483,21 @@ def test_a_hold_that_was_interrupted_is_undone(monkeypatch: pytest.MonkeyPatch) 
         if threads == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(threads, "_blas", blas := threads._Blas([(lambda: number[0], put)]))
-    with pytest.raises(KeyboardInterrupt), threads._OneBlasThread():
+    monkeypatch.setattr(threads, "_libraries", lambda: ([(lambda: number[0], put)], []))
+    with pytest.raises(KeyboardInterrupt), threads._one_blas_thread():
         pass
     assert number == [4]
-    assert not blas.users
+    assert not threads._blas.users
 
 
 def test_a_number_that_its_user_changes_meanwhile_is_held_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     number = [4]
     put = partial(number.__setitem__, 0)
-    monkeypatch.setattr(threads, "_blas", threads._Blas([(lambda: number[0], put)]))
-    with threads._OneBlasThread():
+    monkeypatch.setattr(threads, "_libraries", lambda: ([(lambda: number[0], put)], []))
+    with threads._one_blas_thread():
         assert number == [1]
         put(3)
-        with threads._OneBlasThread():
+        with threads._one_blas_thread():
             assert number == [1]
         assert number == [1]
     assert number == [3]
@@ -524,7 +523,7 @@ def test_openblas_is_set_by_its_own_functions(
     def prototype(*types: object) -> Callable[[tuple[str, object]], object]:
         return lambda function: getattr(function[1], function[0])
 
-    monkeypatch.setattr(threads, "ctypes", SimpleNamespace(PYFUNCTYPE=prototype, c_int=int))
+    monkeypatch.setattr(threads, "PYFUNCTYPE", prototype)
     assert threads._functions(library)[1] == expected
 
 
@@ -556,13 +555,13 @@ def test_a_blas_that_counts_for_each_thread_is_held_in_each(
     library, here = controller(api, layer)
     found = SimpleNamespace(select=lambda user_api: SimpleNamespace(lib_controllers=[library]))
     monkeypatch.setattr(threadpoolctl, "ThreadpoolController", lambda: found)
-    monkeypatch.setattr(threads, "_blas", threads._Blas())
+    monkeypatch.setattr(threads, "_libraries", cache(threads._libraries.__wrapped__))
     gpucnn.set_num_threads(2)
     within: list[int] = []
 
     def caller(meet: Callable[[], object]) -> None:
         threads.run(lambda item: (meet(), within.append(here.value)), range(2))
-        with threads._OneBlasThread():
+        with threads._one_blas_thread():
             threads.run(lambda item: within.append(here.value), range(2))
             within.append(here.value)
         assert here.value == mine
@@ -587,5 +586,5 @@ def test_only_numpys_own_blas_is_held_where_it_has_one(monkeypatch: pytest.Monke
         libraries = SimpleNamespace(lib_controllers=[library(path) for path in paths])
         found = SimpleNamespace(select=lambda user_api, libraries=libraries: libraries)
         monkeypatch.setattr(threadpoolctl, "ThreadpoolController", lambda found=found: found)
-        shared, own = threads._find()
-        assert (len(shared), len(own)) == (0, expected)
+        of_process, of_threads = threads._libraries.__wrapped__()
+        assert (len(of_process), len(of_threads)) == (0, expected)

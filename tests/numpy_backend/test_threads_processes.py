@@ -56,7 +56,7 @@ FORK = """
     holder = threading.Thread(target=lock)
     holder.start()
     locked.wait(60)
-    assert not threads._blas.shared or blas() == [1] * len(user)
+    assert not threads._libraries()[0] or blas() == [1] * len(user)
 
     def child():
         signal.alarm(60)

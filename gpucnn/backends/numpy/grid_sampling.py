@@ -7,7 +7,7 @@ weight 0 is not read: NaN and infinities there do not matter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple
@@ -30,11 +30,11 @@ def grid_sample(x: Array, grid: Array, y: Array, geometry: GridGeometry) -> None
         n, channels = piece
         planes = x[n, channels].reshape(-1, prod(geometry.input_size))
         total = np.zeros((len(planes), prod(geometry.output_size)), accumulator(x.dtype))
-        for index, weight in _terms(_axes(grid[n], geometry)):
+        for index, weight in _terms(grid[n], geometry):
             total += _products(planes[:, index], weight)
         y[n, channels] = total.reshape(-1, *geometry.output_size)
 
-    threads.results_of(sample, _pieces(x, geometry))
+    threads.run(sample, _pieces(x, geometry))
 
 
 def grid_sample_backward(
@@ -42,11 +42,9 @@ def grid_sample_backward(
 ) -> None:
     """The requested gradients, those of a plane's inputs added in the order of the samples' taps."""
     if grad_x is not None:
-        wanted: Array = grad_x
-        threads.results_of(lambda piece: _input_gradient(piece, grad_y, grid, wanted, geometry), _pieces(x, geometry))
+        _input_gradient(grad_y, grid, grad_x, geometry)
     if grad_grid is not None:
-        given: Array = grad_grid
-        threads.results_of(lambda n: _grid_gradient(grad_y[n], x[n], grid[n], given[n], geometry), range(len(x)))
+        _grid_gradient(grad_y, x, grid, grad_grid, geometry)
 
 
 def _pieces(x: Array, geometry: GridGeometry) -> list[tuple[int, slice]]:
@@ -55,34 +53,35 @@ def _pieces(x: Array, geometry: GridGeometry) -> list[tuple[int, slice]]:
     return [(n, slice(c, c + step)) for n in range(len(x)) for c in range(0, x.shape[1], step)]
 
 
-def _input_gradient(
-    piece: tuple[int, slice], grad_y: Array, grid: Array, grad_x: Array, geometry: GridGeometry
-) -> None:
-    n, channels = piece
-    indices, weights = zip(*_terms(_axes(grid[n], geometry)), strict=True)
-    index, weight = np.stack(indices, axis=1).ravel(), np.stack(weights, axis=1).ravel()
-    read = np.flatnonzero(weight)
-    index, weight, sample = index[read], weight[read], read // len(indices)
-    for grad, result in zip(grad_y[n, channels], grad_x[n, channels], strict=True):
-        terms = weight * grad.reshape(-1)[sample].astype(weight.dtype, copy=False)
-        result[...] = np.bincount(index, terms, result.size).reshape(result.shape)  # summed in order, in float64
+def _input_gradient(grad_y: Array, grid: Array, grad_x: Array, geometry: GridGeometry) -> None:
+    def compute(piece: tuple[int, slice]) -> None:
+        n, channels = piece
+        indices, weights = zip(*_terms(grid[n], geometry), strict=True)
+        index, weight = np.stack(indices, axis=1).ravel(), np.stack(weights, axis=1).ravel()
+        read = np.flatnonzero(weight)
+        index, weight, sample = index[read], weight[read], read // len(indices)
+        for grad, result in zip(grad_y[n, channels], grad_x[n, channels], strict=True):
+            terms = weight * grad.reshape(-1)[sample].astype(weight.dtype, copy=False)
+            result[...] = np.bincount(index, terms, result.size).reshape(result.shape)  # summed in order, in float64
+
+    threads.run(compute, _pieces(grad_x, geometry))
 
 
 def _grid_gradient(grad_y: Array, x: Array, grid: Array, grad_grid: Array, geometry: GridGeometry) -> None:
-    """The gradient with respect to an image's grid [OD, OH, OW, rank]."""
     wide = accumulator(x.dtype)
-    axes = _axes(grid, geometry)
-    planes = x.reshape(len(x), -1).astype(wide, copy=False)
-    grads = grad_y.reshape(len(x), -1).astype(wide, copy=False)
-    total = np.zeros((geometry.rank, grads.shape[1]), wide)
-    for taps in product(*axes):
-        index = _index(taps)
-        products = np.einsum("co,co->o", planes[:, index], grads)
-        for coordinate, result in enumerate(total):  # the first one is along the last axis
-            moved = 2 - coordinate
-            d, h, w = (tap.slope if axis == moved else tap.weight for axis, tap in enumerate(taps))
-            result += _products(products, d * h * w)
-    grad_grid[...] = total.T.reshape(grad_grid.shape)
+
+    def compute(n: int) -> None:
+        planes, grads = (array[n].reshape(x.shape[1], -1).astype(wide, copy=False) for array in (x, grad_y))
+        total = np.zeros((geometry.rank, grads.shape[1]), wide)
+        for taps in product(*_axes(grid[n], geometry)):
+            products = np.einsum("co,co->o", planes[:, sum(tap.at for tap in taps)], grads)
+            for coordinate, result in enumerate(total):  # the first one is along the last axis
+                moved = 2 - coordinate
+                d, h, w = (tap.slope if axis == moved else tap.weight for axis, tap in enumerate(taps))
+                result += _products(products, d * h * w)
+        grad_grid[n] = total.T.reshape(grad_grid.shape[1:])
+
+    threads.run(compute, range(len(x)))
 
 
 def _products(values: Array, weight: Array) -> Array:
@@ -102,95 +101,78 @@ class Tap(NamedTuple):
     at: Array
     weight: Array
     slope: Array
-    size: int
 
 
-def _terms(axes: Sequence[Sequence[Tap]]) -> Iterator[tuple[Array, Array]]:
-    """Positions in a plane, and weights, of all samples: tap by tap."""
-    for d, h, w in product(*axes):
-        yield _index((d, h, w)), d.weight * h.weight * w.weight
-
-
-def _index(taps: Sequence[Tap]) -> Array:
-    d, h, w = taps
-    index: Array = (d.at * h.size + h.at) * w.size + w.at
-    return index
+def _terms(grid: Array, geometry: GridGeometry) -> Iterator[tuple[Array, Array]]:
+    """Positions in a plane, and weights, of all samples of an image: tap by tap."""
+    for d, h, w in product(*_axes(grid, geometry)):
+        yield d.at + h.at + w.at, d.weight * h.weight * w.weight
 
 
 def _axes(grid: Array, geometry: GridGeometry) -> list[list[Tap]]:
-    """The taps of all samples of an image along D, H and W."""
+    """The taps of all samples of an image along D, H and W, their positions as those in a plane."""
     grid = grid.reshape(-1, geometry.rank).astype(accumulator(grid.dtype), copy=False)
     one = np.ones(len(grid), grid.dtype)
-    axes = [[Tap(np.zeros(len(grid), np.intp), one, 0 * one, 1)]] * (3 - geometry.rank)
-    for coordinate, size in zip(grid.T[::-1], geometry.input_size[3 - geometry.rank :], strict=True):
-        axes.append(_taps(coordinate, size, geometry))
+    axes = [[Tap(np.zeros(len(grid), np.intp), one, 0 * one)]] * (3 - geometry.rank)
+    for coordinate in grid.T[::-1]:
+        size, *inner = geometry.input_size[len(axes) :]
+        taps = _taps(coordinate, size, geometry)
+        axes.append([tap._replace(at=tap.at * prod(inner)) for tap in taps])
     return axes
 
 
 def _taps(coordinate: Array, size: int, geometry: GridGeometry) -> list[Tap]:
     """The taps of samples at coordinates, which are -1 and 1 at the ends of the axis."""
-    mode, padding, aligned = geometry.mode, geometry.padding_mode, geometry.align_corners
-    rate = (size - 1 if aligned else size) / 2  # inputs per unit
-
-    def placed(coordinate: Any) -> Any:
-        return (coordinate + 1) / 2 * (size - 1) if aligned else ((coordinate + 1) * size - 1) / 2
-
+    low, span = _extent(size, geometry)
     with np.errstate(invalid="ignore", over="ignore"):
-        x = placed(coordinate)
-        x[np.isnan(x) | (np.isinf(x) & (padding == "reflection"))] = placed(-1.0)
-    if mode == "bicubic":
-        x, slope = _within(x, size, padding, aligned), np.full_like(x, rate)
-    else:
-        x, slope = _padded(x, size, padding, aligned)
-        slope *= rate
-    if mode == "nearest":
-        return [_tap(np.rint(x), np.ones_like(x), np.zeros_like(x), size, geometry)]
-    first = np.floor(x)
+        x = low + (coordinate + 1) / 2 * span
+    x[np.isnan(x) | (np.isinf(x) & (geometry.padding_mode == "reflection"))] = low
+    slope = np.full_like(x, span / 2)
+    if geometry.mode != "bicubic":
+        x, direction = _padded(x, size, geometry)
+        slope *= direction
+    elif geometry.padding_mode != "reflection":  # bicubic taps are padded each on its own: these are the same ones
+        x = np.clip(x, -4, size + 3)
+    first = np.rint(x) if geometry.mode == "nearest" else np.floor(x)
     t = x - first
-    if mode == "bilinear":
-        return [_tap(first, 1 - t, -slope, size, geometry), _tap(first + 1, t, slope, size, geometry)]
-    return [_tap(first - 1 + k, weight, of_t * slope, size, geometry) for k, (weight, of_t) in enumerate(_cubic(t))]
-
-
-def _padded(x: Array, size: int, padding: str, aligned: bool) -> tuple[Array, Array]:
-    """Positions that the padding moves into the axis, and in which direction: 0 for those held at an end.
-
-    With zeros they stay outside, but near enough for integers.
-    """
-    if padding == "zeros":
-        return np.clip(x, -2, size + 1), np.ones_like(x)
-    direction = np.ones_like(x)
-    if padding == "reflection":
-        low, span = (0.0, size - 1) if aligned else (-0.5, size)
-        direction[x < low] = -1
-        x = np.fmod(abs(x - low), 2 * max(span, 1))
-        back = x > span
-        direction[back] *= -1
-        x = np.where(back, 2 * span - x, x) + low
-    return np.clip(x, 0, size - 1), np.where((x > 0) & (x < size - 1), direction, 0)
-
-
-def _within(x: Array, size: int, padding: str, aligned: bool) -> Array:
-    """Positions whose four taps, which are padded each on its own, are the same, but near enough for integers."""
-    return np.fmod(x, _period(size, aligned)) if padding == "reflection" else np.clip(x, -4, size + 3)
-
-
-def _period(size: int, aligned: bool) -> int:
-    """Inputs after which their reflections repeat."""
-    return max(1, 2 * (size - 1)) if aligned else 2 * size
+    if geometry.mode == "nearest":
+        weights: list[tuple[Array, Any]] = [(np.ones_like(t), 0)]
+    elif geometry.mode == "bilinear":
+        weights = [(1 - t, -1), (t, 1)]
+    else:
+        weights, first = _cubic(t), first - 1
+    return [_tap(first + k, weight, of_t * slope, size, geometry) for k, (weight, of_t) in enumerate(weights)]
 
 
 def _tap(index: Array, weight: Array, slope: Array, size: int, geometry: GridGeometry) -> Tap:
     """The tap at integral positions, which a bicubic sample's padding moves into the axis."""
-    at = index.astype(np.intp)
-    if geometry.mode == "bicubic" and geometry.padding_mode == "border":
-        at = np.clip(at, 0, size - 1)
-    if geometry.mode == "bicubic" and geometry.padding_mode == "reflection":
-        period = _period(size, geometry.align_corners)
-        at = at % period
-        at = np.where(at >= size, (period if geometry.align_corners else period - 1) - at, at)
-    inside = (at >= 0) & (at < size)
-    return Tap(np.where(inside, at, 0), np.where(inside, weight, 0), np.where(inside, slope, 0), size)
+    if geometry.mode == "bicubic":
+        index, _ = _padded(index, size, geometry)
+    inside = (index >= 0) & (index < size)
+    at = np.where(inside, index, 0).astype(np.intp)
+    return Tap(at, np.where(inside, weight, 0), np.where(inside, slope, 0))
+
+
+def _padded(x: Array, size: int, geometry: GridGeometry) -> tuple[Array, Any]:
+    """Positions that the padding moves into the axis, and in which direction: 0 for those held at an end.
+
+    With zeros they stay outside, but near enough for integers.
+    """
+    if geometry.padding_mode == "zeros":
+        return np.clip(x, -2, size + 1), 1
+    direction: Any = 1
+    if geometry.padding_mode == "reflection":
+        low, span = _extent(size, geometry)
+        distance = np.fmod(abs(x - low), 2 * max(span, 1))
+        is_back = distance > span
+        direction = np.where(is_back ^ (x < low), -1, 1)
+        x = low + np.where(is_back, 2 * span - distance, distance)
+    return np.clip(x, 0, size - 1), np.where((x > 0) & (x < size - 1), direction, 0)
+
+
+def _extent(size: int, geometry: GridGeometry) -> tuple[float, int]:
+    """The position of coordinate -1, and the inputs from there to that of 1: about those reflections turn back."""
+    return (0.0, size - 1) if geometry.align_corners else (-0.5, size)
 
 
 def _cubic(t: Array) -> list[tuple[Array, Array]]:

@@ -76,7 +76,7 @@ class _Pool:
         self._lock = threading.Lock()
         self._returned: deque[Array] = deque()  # without the lock: arrays are freed at any time, within `lend` too
         self._free: dict[int, list[Array]] = {}
-        self._free_bytes = self._in_use = self._most = 0
+        self._in_use = self._most = 0
 
     def lend(self, size: int) -> _Lent:
         """Memory of at least `size` bytes."""
@@ -92,39 +92,35 @@ class _Pool:
         """Free what no array uses."""
         with self._lock:
             self._collect()
-            self._clear()
+            self._free.clear()
             self._most = self._in_use
 
     def _taken(self, size: int) -> Array:
         """A free block of that size, the last one that came back."""
-        blocks = self._free[size]
-        block = blocks.pop()
-        if not blocks:
+        block = self._free[size].pop()
+        if not self._free[size]:
             del self._free[size]
-        self._free_bytes -= size
         return block
 
     def _allocated(self, size: int) -> Array:
         """A new block, in place of free ones, those of the oldest size first, where there would be too many."""
-        most = KEPT * max(self._most, self._in_use + size)
-        while self._free and self._in_use + size + self._free_bytes > most:
+        in_use = self._in_use + size
+        while self._free and in_use + self._free_bytes() > KEPT * max(self._most, in_use):
             self._taken(next(iter(self._free)))
         try:
             return _on_cache_line(size)
         except MemoryError:
-            self._clear()
+            self._free.clear()
             return _on_cache_line(size)
 
-    def _clear(self) -> None:
-        self._free.clear()
-        self._free_bytes = 0
+    def _free_bytes(self) -> int:
+        return sum(size * len(blocks) for size, blocks in self._free.items())
 
     def _collect(self) -> None:
         """Take in what has come back."""
         while self._returned:
             block = self._returned.popleft()
             self._in_use -= block.size
-            self._free_bytes += block.size
             self._free.setdefault(block.size, []).append(block)
 
 

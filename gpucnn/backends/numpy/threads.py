@@ -23,15 +23,17 @@ Guarantees of `run`:
 
 from __future__ import annotations
 
-import contextvars
-import ctypes
 import os
-import queue
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import Context, ContextVar, copy_context
+from ctypes import PYFUNCTYPE, c_int
+from functools import cache, partial
 from importlib.util import find_spec
 from itertools import product
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from gpucnn.geometry.arguments import integer
@@ -149,31 +151,23 @@ def run(task: Callable[[Item], object], items: Sequence[Item]) -> None:
     >>> squares
     [0, 1, 4, 9]
     """
-    if _here.nested:
-        for item in items:
-            task(item)
-        return
-    helpers = min(get_num_threads(), len(items)) - 1 if len(items) > 1 else 0
-    with _OneBlasThread():
+    helpers = 0 if _nested.get() else min(get_num_threads(), len(items)) - 1
+    with _one_blas_thread():
         if helpers < 1:
             for item in items:
                 task(item)
             return
-        job = _Job(task, items)
-        _here.nested = True
+        job = _Job(task, items, helpers)
         try:
-            _pool.offer(job, helpers)
-            job.work()
-        except BaseException as error:
-            job.fail(error)
+            _pool.offer(job)
+            job.context.run(job.work)
         finally:
-            _here.nested = False
             job.finish()
-    if job.error is not None:
-        try:
-            raise job.error
-        finally:
-            job.error = None  # its traceback holds this frame: no cycle that keeps arrays until they are collected
+        if job.errors:
+            try:
+                raise min(job.errors, key=lambda error: isinstance(error, Exception))  # the first of those
+            finally:
+                job.errors.clear()  # a traceback holds this frame: no cycle that keeps arrays until they are collected
 
 
 def results_of(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
@@ -189,176 +183,134 @@ def results_of(function: Callable[[Item], Result], items: Sequence[Item]) -> lis
     return results
 
 
+_nested = ContextVar("gpucnn: within a task, whose own items are not shared", default=False)
+
+
 class _Job:
-    """The items of one `run`, handed out one by one to whichever thread asks next.
+    """The items of one `run`, which the caller's thread and those that help take one by one."""
 
-    It is closed once items have run out, one has failed or the caller gives up. As threads of the pool leave only a
-    closed job, and join only an open one, their number rises, then falls, and comes back to 0 no more than once.
-    """
-
-    def __init__(self, task: Callable[[Any], object], items: Sequence[Any]) -> None:
-        self._task: Any = task
-        self._items = iter(items)
-        self._context: Any = contextvars.copy_context()
-        self._lock = threading.Lock()
-        self._helpers = 0
-        self._left = threading.Lock()  # released by the last helper
-        self._left.acquire()
-        self.error: BaseException | None = None
+    def __init__(self, task: Callable[[Any], object], items: Sequence[Any], helpers: int) -> None:
+        self.task: Any = task
+        self.items = deque(items)  # none once one has failed
+        self.errors: list[BaseException] = []
+        self.locks = [threading.Lock() for _ in range(helpers)]  # each is held by a thread while it helps
+        self.context: Any = copy_context()
+        self.context.run(_nested.set, True)
 
     def work(self) -> None:
         """Take items until there are none left."""
-        task = self._task
-        while True:
-            with self._lock:
-                item = next(self._items, _NONE)
-                if item is _NONE:
-                    self._items = _NONE
-                    return
-            task(item)
-
-    def fail(self, error: BaseException) -> None:
-        """Start no further items."""
-        with self._lock:
-            self._items = _NONE
-            if self.error is None or not isinstance(error, Exception):
-                self.error = error
-
-    def help(self) -> None:
-        """Join, work in the caller's context and leave, as a thread of the pool."""
-        with self._lock:
-            if self._items is _NONE:
-                return  # all was done before this thread woke up
-            self._helpers += 1
         try:
-            for swap in _blas.own:
-                swap(1)
-            self._context.copy().run(self.work)  # a copy, as no two threads can be in one context
+            while True:
+                try:
+                    item = self.items.popleft()
+                except IndexError:
+                    return
+                self.task(item)
         except BaseException as error:
-            self.fail(error)
-        with self._lock:
-            self._helpers -= 1
-            if self._helpers == 0:
-                self._left.release()
+            self.items.clear()
+            self.errors.append(error)
+
+    def help(self, lock: threading.Lock) -> None:
+        """Work in the caller's context, as a thread of the pool."""
+        with lock:
+            if self.items:  # else all was done before this thread woke up
+                self.context.copy().run(self.work)  # a copy, as no two threads can be in one context
 
     def finish(self) -> None:
-        """Close, wait until all threads of the pool have left, and release the caller's objects."""
+        """Wait for the threads that help, and release the caller's objects."""
         try:
-            with self._lock:
-                self._items = _NONE
-                helped = self._helpers > 0
-            if helped:
-                self._left.acquire()
+            self.items.clear()
+            for lock in self.locks:
+                with lock:  # who takes it later finds no items
+                    pass
         except BaseException:  # an interrupt: still, the items under way write to the caller's arrays
             self.finish()
             raise
-        self._task = self._context = None
-
-
-_NONE: Any = iter(())  # both the items of a closed job and what comes after the last one
+        self.task = self.context = None
 
 
 class _Pool:
     """Threads that wait for jobs to help with."""
 
-    # Most finished jobs still queued for a busy thread to skip: later jobs run without helpers.
-    BACKLOG = 256
+    BACKLOG = 256  # finished jobs that wait for busy threads to skip them: with more, jobs run without helpers
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._jobs: SimpleQueue[tuple[_Job, threading.Lock]] = SimpleQueue()
         self._lock = threading.RLock()
         self._threads = 0
 
-    def offer(self, job: _Job, helpers: int) -> None:
-        """Let up to `helpers` threads help with `job`."""
-        if self._threads < helpers:
-            self._start(helpers)
-        for _ in range(min(helpers, self._threads, self.BACKLOG - self._jobs.qsize())):
-            self._jobs.put(job)
-
-    def _start(self, threads: int) -> None:
+    def offer(self, job: _Job) -> None:
+        """Let as many threads help with `job` as it has locks."""
         with self._lock, suppress(RuntimeError):  # no more can be started, or the interpreter is ending
-            while self._threads < threads:
+            while self._threads < len(job.locks):
                 thread = threading.Thread(target=self._serve, name=f"gpucnn-{self._threads + 1}", daemon=True)
-                contextvars.Context().run(thread.start)  # from an empty context: it could keep the caller's for good
+                Context().run(thread.start)  # from an empty context: it could keep the caller's for good
                 self._threads += 1
+        if self._jobs.qsize() < self.BACKLOG:
+            for lock in job.locks[: self._threads]:
+                self._jobs.put((job, lock))
 
     def _serve(self) -> None:
-        _here.nested = True
+        for _, put in _libraries()[1]:
+            put(1)
         while True:
-            self._jobs.get().help()
+            _Job.help(*self._jobs.get())
 
 
-class _Here(threading.local):
-    nested = False  # whether this thread is already at a job: what it runs is not cut further
-
-
-_here = _Here()
 _pool = _Pool()
 
 
 # --- BLAS ---------------------------------------------------------------------------------------------------------
 
 
-_Get = Callable[[], int]
-_Set = Callable[[int], object]
-_Swap = Callable[[int], int]  # sets a number of threads and returns the value that restores it
+_Put = Callable[[int], object]
+_Functions = tuple[Callable[[], int], _Put]  # that get and set a number of threads
 
 
 class _Blas:
-    """NumPy's BLAS, and the users that need it to run on one thread."""
+    """Who needs NumPy's BLAS to run on one thread, and what sets its number back."""
 
-    def __init__(self, shared: Sequence[tuple[_Get, _Set]] | None = None, own: Sequence[_Swap] = ()) -> None:
-        self.shared = shared  # libraries with one number for the process; None until they have been looked for
-        self.own = own  # libraries with a number for each thread
-        self.before: list[tuple[_Set, int]] = []  # what sets the first back
-        self.users: set[_OneBlasThread] = set()
+    def __init__(self) -> None:
         self.lock = threading.RLock()
+        self.users: set[object] = set()
+        self.before: list[tuple[_Put, int]] = []
 
 
-class _OneBlasThread(AbstractContextManager[None]):
-    """Within the block, products take one thread each; it takes 1 us, where threadpoolctl's calls took 4.5.
+_blas = _Blas()
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Within the block, products take one thread each.
 
     At any point another thread may fork, and an interrupt or a re-entrant finaliser may intervene: so what sets a
     number back is recorded before it is set, and cleared after it has been restored.
     """
-
-    __slots__ = ("_own",)
-
-    def __enter__(self) -> None:
-        self._own: list[tuple[_Swap, int]] = []
-        blas = _blas
+    blas, user = _blas, object()
+    of_process, of_threads = _libraries()
+    of_this_thread: list[tuple[_Put, int]] = []
+    try:
+        with blas.lock:
+            blas.users.add(user)
+            for get, put in of_process:
+                if (threads := get()) > 1:  # not held by another user
+                    blas.before.append((put, threads))
+                    put(1)
         try:
-            with blas.lock:
-                if blas.shared is None:
-                    blas.shared, blas.own = _find()
-                blas.users.add(self)
-                for get, put in blas.shared:
-                    if (threads := get()) > 1:  # not held by another user
-                        blas.before.append((put, threads))
-                        put(1)
-            for swap in blas.own:
-                self._own.append((swap, swap(1)))
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def __exit__(self, *exception: object) -> None:
-        try:
-            for swap, before in self._own:
-                swap(before)
+            for get, put in of_threads:
+                of_this_thread.append((put, get()))
+                put(1)
+            yield
         finally:
-            blas = _blas
-            with blas.lock:
-                numbers = blas.before
-                blas.users.discard(self)
-                if not blas.users:  # else the last one sets the numbers back
-                    for put, threads in numbers:
-                        put(threads)
-                    blas.before = []
-
-
-_blas = _Blas()
+            for put, threads in of_this_thread:
+                put(threads)
+    finally:
+        with blas.lock:
+            blas.users.discard(user)
+            if not blas.users:  # else the last one sets the numbers back
+                for put, threads in blas.before:
+                    put(threads)
+                blas.before = []
 
 
 def blas_libraries() -> list[Any]:
@@ -371,18 +323,20 @@ def blas_libraries() -> list[Any]:
     return [library for library in libraries if library.filepath.startswith(folder)] or list(libraries)
 
 
-def _find() -> tuple[list[tuple[_Get, _Set]], list[_Swap]]:
-    """Setters of the number of threads of the `blas_libraries`: per process, or per calling thread."""
-    libraries = blas_libraries()
-    own = [library for library in libraries if library.internal_api in ("mkl", "blis") or _uses_openmp(library)]
-    return [_functions(library) for library in libraries if library not in own], [_swap(library) for library in own]
+@cache
+def _libraries() -> tuple[list[_Functions], list[_Functions]]:
+    """Those of libraries with one number of threads for the process, and of libraries with one for each thread."""
+    found: tuple[list[_Functions], list[_Functions]] = ([], [])
+    for library in blas_libraries():
+        found[library.internal_api in ("mkl", "blis") or _uses_openmp(library)].append(_functions(library))
+    return found
 
 
 def _uses_openmp(library: Any) -> bool:
     return bool(library.internal_api == "openblas" and library.threading_layer == "openmp")
 
 
-def _functions(library: Any) -> tuple[_Get, _Set]:
+def _functions(library: Any) -> _Functions:
     """Getter and setter of a library's number of threads.
 
     OpenBLAS's own are called here. threadpoolctl's, from 3.8 on, set it for the first thread that calls them and do
@@ -395,33 +349,20 @@ def _functions(library: Any) -> tuple[_Get, _Set]:
     ]
     if _uses_openmp(library):
         names = [("omp_get_max_threads", "omp_set_num_threads")]
-    asks, sets = ctypes.PYFUNCTYPE(ctypes.c_int), ctypes.PYFUNCTYPE(None)
+    asks, sets = PYFUNCTYPE(c_int), PYFUNCTYPE(None)
     for get, put in names:
         with suppress(AttributeError):
             return asks((get, library.dynlib)), sets((put, library.dynlib))
+    if library.internal_api == "mkl":  # setting returns the thread's number, which is 0 while the process's applies
+        return partial(library.set_num_threads, 0), library.set_num_threads
     return lambda: library.get_num_threads() or 1, library.set_num_threads
-
-
-def _swap(library: Any) -> _Swap:
-    if library.internal_api == "mkl":  # returns the thread's number, which is 0 while the process's applies
-        swap: _Swap = library.set_num_threads
-        return swap
-    get, put = _functions(library)
-
-    def exchange(threads: int) -> int:
-        before = get()
-        put(threads)
-        return before
-
-    return exchange
 
 
 def _start_anew() -> None:
     """Reset the state in the child of a fork: only the forking thread is left; others may have held locks."""
     global _pool, _blas
-    before = _blas.before
-    _pool, _blas = _Pool(), _Blas(_blas.shared, _blas.own)
-    for put, threads in before:  # held for work that the child does not have
+    held, _pool, _blas = _blas, _Pool(), _Blas()
+    for put, threads in held.before:  # for work that the child does not have
         put(threads)
 
 
