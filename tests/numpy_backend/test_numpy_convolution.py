@@ -56,11 +56,6 @@ def pieces(kind: str) -> Iterator[None]:
             patch.setattr(columns, "MIN_POSITIONS", scale)
             patch.setattr(columns, "WORTH_SHARING", 100 * scale)
             patch.setattr(columns, "MIN_ROWS", 1)
-            patch.setattr(folding, "COLUMN_BYTES", 64 * scale)
-            patch.setattr(folding, "IMAGE_BYTES", 64 * scale)
-            patch.setattr(folding, "MIN_CHANNELS", 1)
-            patch.setattr(folding, "MIN_MULTIPLES", 2)
-            patch.setattr(folding, "MAX_POSITIONS", 2 * scale)
         forget_pieces()
         yield
     forget_pieces()
@@ -135,6 +130,16 @@ def test_layers_with_many_channels_are_the_loops(name: str, order: str) -> None:
         depth, height, width = (Axis(size, out=size).forward for size in (1, 13, 17))
         assert len({piece.filters.start for piece in columns.pieces(1, (1, 136, 130), (depth, height, width), 4)}) == 2
         assert_is_the_loops(layer)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_groups_of_many_channels_and_few_positions_are_the_loops(name: str) -> None:
+    """Their positions are one block, and worth several pieces of each group's channels."""
+    with pytest.MonkeyPatch.context() as patch, held_to(name):
+        patch.setattr(columns, "WORTH_SHARING", 1 << 14)
+        forget_pieces()
+        assert_is_the_loops(Layer(Windows(2, (4, 5), (3, 3), (1, 1), (1, 1), 1), 2, (48, 30, 3), "float32"))
+    forget_pieces()
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

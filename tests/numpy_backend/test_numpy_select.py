@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import gpucnn
-from gpucnn.backends.numpy import columns, folding, select
+from gpucnn.backends.numpy import columns, select
 from gpucnn.geometry import Axis, ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry
 from gpucnn.numerics import ALGORITHMS, choices
@@ -174,11 +174,10 @@ def test_few_channels_fold_and_many_do_not() -> None:
 
 
 def test_weights_that_few_positions_use_are_not_copied() -> None:
-    """A fold multiplies by them where they lie, and small images share a product."""
+    """A fold multiplies by them where they lie."""
     for channels, oc, size, batch in product((256, 1024), (512, 1024), (4, 7), (1, 4)):
         assert backward_input(layer(batch, (channels, oc), size)) == {"fold"}
     assert "fold" not in backward_input(layer(4, (512, 512), 28))
-    assert [folding.images_together(outputs) for outputs in (0, 1, 49, 512, 513)] == [512, 512, 10, 1, 1]
 
 
 def test_taps_in_the_padding_are_what_direct_saves() -> None:

@@ -55,8 +55,10 @@ def contract_weight(source: Array, grad: Array, samplings: Samplings, grad_w: Ar
     dtype = accumulator(source.dtype)
     groups, filters, channels, *kernel = grad_w.shape
     taps, extents = prod(kernel), (len(grad), *grad.shape[2:])
-    parts = max(1, min(_shares(prod(extents) * grad_w[0].size), channels * taps // MIN_ROWS))
-    blocks, together = _blocks(extents, -(-channels // parts) * taps, filters, dtype.itemsize)
+    runs = channel_runs(channels, taps, prod(extents) * filters)
+    most = fitting(max(runs[0].stop * taps, filters) * dtype.itemsize)
+    blocks = list(memory.blocks(extents, most))
+    together = memory.runs(groups, most // max(1, prod(extents)) if len(runs) == 1 else 1)
 
     def compute(item: tuple[slice, slice]) -> None:
         several, run = item
@@ -70,7 +72,7 @@ def contract_weight(source: Array, grad: Array, samplings: Samplings, grad_w: Ar
             sums += columns.reshape(len(sums), -1, columns.shape[1]) @ gradient.swapaxes(1, 2)
         into[...] = sums.reshape(into.shape)
 
-    threads.run(compute, list(product(memory.runs(groups, together), memory.runs(channels, -(-channels // parts)))))
+    threads.run(compute, list(product(together, runs)))
 
 
 # --- Pieces of work -------------------------------------------------------------------------------------------------
@@ -95,10 +97,11 @@ def pieces(batch: int, weight: tuple[int, ...], samplings: Samplings, itemsize: 
     groups, filters, channels = weight
     extents = (batch, *(axis.targets for axis in samplings))
     depth, positions = channels * prod(len(axis.offsets) for axis in samplings), prod(extents)
-    shares = _shares(positions * filters * depth)
-    blocks, together = _blocks(extents, depth, filters, itemsize, max(-(-positions // shares), MIN_POSITIONS))
+    most, shares = fitting(max(depth, filters) * itemsize), _shares(positions * filters * depth)
+    blocks = list(memory.blocks(extents, min(most, max(-(-positions // shares), MIN_POSITIONS))))
     parts = max(1, min(shares // len(blocks), filters // 64))
-    work = product(memory.runs(groups, together), blocks, memory.runs(filters, -(-filters // parts)))
+    together = memory.runs(groups, most // max(1, positions))
+    work = product(together, blocks, memory.runs(filters, -(-filters // parts)))
     return tuple(
         Piece(several, images, tuple(space), run, reads_of(samplings, tuple(space)))
         for several, (images, *space), run in work
@@ -110,14 +113,15 @@ def _shares(multiplications: int) -> int:
     return max(1, min(4, multiplications // WORTH_SHARING))
 
 
-def _blocks(
-    extents: tuple[int, ...], depth: int, filters: int, itemsize: int, most: int = 1 << 62
-) -> tuple[list[Block], int]:
-    """Blocks of (N, D, H, W) positions with columns of `depth` numbers, and how many groups are one block."""
-    column_bytes = max(1, depth, filters) * itemsize
-    fitting = min(max(PIECE_BYTES // column_bytes, MIN_POSITIONS), memory.WORKSPACE_BYTES // column_bytes)
-    blocks = list(memory.blocks(extents, min(fitting, most)))
-    return blocks, 1 if len(blocks) > 1 else max(1, fitting // max(1, prod(extents)))
+def channel_runs(channels: int, taps: int, multiplications: int) -> list[slice]:
+    """Runs of a group's channels, for pieces of work with so many multiplications for each channel and tap."""
+    parts = min(_shares(multiplications * channels * taps), channels * taps // MIN_ROWS)
+    return memory.runs(channels, -(-channels // max(1, parts)))
+
+
+def fitting(column_bytes: int) -> int:
+    """Number of positions whose columns, of `column_bytes` each, are a piece."""
+    return max(1, min(max(PIECE_BYTES // column_bytes, MIN_POSITIONS), memory.WORKSPACE_BYTES // column_bytes))
 
 
 def matrix_of(weight: Array, dtype: np.dtype[Any]) -> Array:

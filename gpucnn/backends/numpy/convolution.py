@@ -36,14 +36,16 @@ def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeo
 def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: dgrad by stride residue."""
     chosen = choices().algorithm
-    if select.algorithm("backward_input", geometry, len(grad_y), chosen) == "fold":
+    name = select.algorithm("backward_input", geometry, len(grad_y), chosen)
+    if not grad_x.size:
+        return
+    if name == "fold":
         folding.fold_products(grad_y, w, bias, geometry, grad_x)
         return
     by_group = None if bias is None else bias.reshape(geometry.channels.groups, -1)
     for weight, samplings, target in residue_parts(w, bias, grad_x, geometry):
-        if target.size:
-            module = _MODULES[select.contraction(len(grad_y), weight.shape, samplings, chosen)]
-            module.contract(grad_y, weight, samplings, target, by_group)
+        module = _MODULES[select.contraction(len(grad_y), weight.shape, samplings, chosen)]
+        module.contract(grad_y, weight, samplings, target, by_group)
 
 
 def residue_parts(w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> list[Part]:

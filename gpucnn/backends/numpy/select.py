@@ -11,7 +11,6 @@ from functools import lru_cache
 from itertools import product
 from math import prod
 
-from gpucnn.backends.numpy import folding
 from gpucnn.geometry import ConvGeometry, Sampling
 
 Ints = tuple[int, ...]
@@ -24,6 +23,7 @@ READ = 0.3  # a weight of a product with few positions, from memory
 SWAP = 1.5  # a weight of a backward, whose matrix is a transposed copy
 ADD = 0.35  # a number of a product to a sum
 FOLD = 1.0  # a number of a column to an image
+TOGETHER = 512  # outputs of small images that share a product of a fold, about
 
 
 @lru_cache(maxsize=1024)
@@ -139,7 +139,7 @@ def _fold(geometry: ConvGeometry, batch: int) -> float:
     inputs, outputs, groups = geometry.channels
     outputs_each = prod(geometry.output_size)
     c, m = inputs // groups, outputs // groups
-    products = -(-batch // folding.images_together(outputs_each))
+    products = -(-batch // max(1, TOGETHER // max(1, outputs_each)))
     return c * geometry.taps * groups * (batch * outputs_each * (m * MULTIPLY + FOLD) + products * m * READ)
 
 

@@ -9,9 +9,8 @@ import numpy as np
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory, threads
 from gpucnn.backends.numpy.columns import reads_of, windows_of
-from gpucnn.backends.numpy.folding import Image
 from gpucnn.backends.numpy.memory import Array, Block
-from gpucnn.backends.numpy.windows import add_windows, taps_of
+from gpucnn.backends.numpy.windows import add_windows, sums_of, taps_of
 from gpucnn.geometry import ConvGeometry
 
 # Most entries of columns of one piece of work. Pieces of a quarter of that were no quicker on 2 threads than on one:
@@ -36,24 +35,15 @@ def im2col(x: Array, columns: Array, geometry: ConvGeometry) -> None:
 def col2im(columns: Array, x: Array, geometry: ConvGeometry) -> None:
     """Image x [N, C, D, H, W], in C order, from columns [N, C * taps, positions]."""
     windows = columns.reshape(*x.shape[:2], *geometry.kernel_size, *geometry.output_size)
-    skips = any(axis.stride > axis.kernel for axis in geometry.axes)  # most phases: in 0.1 to 0.5 of an `Image`'s time
+    taps = taps_of(geometry.forward, _everything(geometry))
 
     def add(images: Block) -> None:
-        part, several = x[images], windows[images]
-        if skips:
-            sums = np.zeros((len(part), 1, *part.shape[1:]), accumulator(x.dtype))
-            taps = taps_of(geometry.forward, _everything(geometry))
-            add_windows(np.moveaxis(several[:, None], 0, 5), taps, sums)
-            part[...] = sums[:, 0]
-            return
-        planes = part.reshape(-1, *x.shape[2:], 1)
-        image = Image(
-            geometry.axes, tuple(slice(0, size) for size in x.shape[2:]), len(planes), 1, accumulator(x.dtype)
-        )
-        reached = several.reshape(len(planes), *windows.shape[2:], 1)[:, :, :, :, *image.outputs]
-        if reached.size:
-            image.add(reached, image.outputs)
-        image.store(planes, None)
+        part = x[images]
+        sums = sums_of(part)
+        sums[...] = 0
+        add_windows(windows[images], taps, sums)
+        if sums is not part:
+            part[...] = sums
 
     threads.run(add, _pieces(windows))
 
@@ -89,14 +79,14 @@ def locally_connect_backward_input(grad_y: Array, w: Array, grad_x: Array, geome
     """grad_x [N, C, D, H, W]: at each position, [K, OC] @ [OC, N], added back to where K was read."""
     n, c = grad_y.shape[0], geometry.channels.inputs
     dtype = accumulator(grad_y.dtype)
-    sums = np.zeros((n, 1, c, *geometry.input_size), dtype)
+    sums = np.zeros((n, c, *geometry.input_size), dtype)
     for block in _blocks(geometry, n, dtype):
         size = _size(block)
         filters = _at_positions(w[:, *block], dtype).swapaxes(1, 2)  # [P, K, OC]
         grad = _images_at_positions(grad_y[:, :, *block], dtype)  # [P, OC, N]
-        columns = (filters @ grad).reshape(*size, 1, c, *geometry.kernel_size, n)
-        add_windows(columns.transpose(3, 4, 5, 6, 7, 8, 0, 1, 2), taps_of(geometry.forward, block), sums)
-    grad_x[...] = sums[:, 0]
+        columns = (filters @ grad).reshape(*size, c, *geometry.kernel_size, n)
+        add_windows(columns.transpose(7, 3, 4, 5, 6, 0, 1, 2), taps_of(geometry.forward, block), sums)
+    grad_x[...] = sums
 
 
 def locally_connect_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
