@@ -45,7 +45,7 @@ CHANNELS = [(5, 5, 5), (3, 6, 3), (6, 3, 3), (6, 4, 2), (2, 4, 2)]
 def cut(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets how work is cut: bytes and lanes of a piece."""
 
-    def set_sizes(piece: int = 1 << 20, lanes: int = 1280) -> None:
+    def set_sizes(piece: int = 1 << 20, lanes: int = 640) -> None:
         monkeypatch.setattr(depthwise, "PIECE_BYTES", piece)
         monkeypatch.setattr(columns, "PIECE_BYTES", piece)
         monkeypatch.setattr(depthwise, "LANES", lanes)

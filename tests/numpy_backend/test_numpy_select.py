@@ -63,7 +63,7 @@ def folds(geometry: ConvGeometry, batch: int = 1) -> bool:
 
 LAYERS = {  # layer, forward, backward-input
     "alexnet conv1": (layer(4, (3, 96), 227, 11, 4, 0), "im2col", "fold"),
-    "alexnet conv3": (layer(4, (256, 384), 13), "im2col", "im2col"),
+    "alexnet conv3": (layer(4, (256, 384), 13), "im2col", "fold"),
     "vgg-16 conv1_1": (layer(1, (3, 64), 224), "im2col", "fold"),
     "vgg-16 conv1_2": (layer(1, (64, 64), 224), "im2col", "im2col"),
     "vgg-16 conv3_2": (layer(1, (256, 256), 56), "im2col", "im2col"),

@@ -19,11 +19,9 @@ ALGORITHMS = ("direct", "im2col")  # that a caller may choose
 MULTIPLY = 0.02  # a multiply-add of a large matrix product
 COPY = 0.14  # of a number into columns
 PACK = 2.0  # a weight to matrices of single taps
-READ = 0.3  # a weight of a product with few positions, from memory
 SWAP = 1.5  # a weight of a backward, whose matrix is a transposed copy
 ADD = 0.35  # a number of a product to a sum
 FOLD = 1.0  # a number of a column to an image
-TOGETHER = 512  # outputs of small images that share a product of a fold, about
 
 
 @lru_cache(maxsize=1024)
@@ -50,11 +48,11 @@ def algorithm(direction: str, geometry: ConvGeometry, batch: int, chosen: str | 
     """
     if chosen not in (None, *ALGORITHMS):
         raise ValueError(f"algorithm: {chosen!r} is not computed by NumPy, expected 'direct' or 'im2col'")
-    if direction == "backward_input" and chosen in (None, "im2col") and _folds(geometry, batch, chosen):
-        return "fold"
     parts = contractions(direction, geometry)
     if direction == "backward_weight":
         return chosen or ("depthwise" if _is_depthwise(parts[0][0]) else "im2col")
+    if direction == "backward_input" and chosen != "direct" and _folds(geometry, batch, chosen):
+        return "fold"
     names = [contraction(batch, *part, chosen) for part in parts]
     work = [prod(weight) * prod(axis.targets for axis in samplings) for weight, samplings in parts]
     return names[work.index(max(work))] if parts else "direct"  # no tap reaches any input: nothing is computed
@@ -111,36 +109,28 @@ def costs(direction: str, geometry: ConvGeometry, batch: int) -> dict[str, float
         "direct": swap + sum(_direct(batch, *part) for part in parts),
         "im2col": swap + sum(_columns(batch, *part) for part in parts),
     }
-    if direction == "backward_input" and _takes_fold(geometry):
+    if direction == "backward_input" and geometry.taps > 1:
         found["fold"] = _fold(geometry, batch)
     if any(_is_depthwise(weight) for weight, _ in parts):
         found["depthwise"] = None
     return found
 
 
-def _takes_fold(geometry: ConvGeometry) -> bool:
-    """Whether a fold is worth considering.
-
-    The columns of one tap are the gradient itself, whose product in place takes 0.8 of a fold's time; where strides are
-    longer than the window, a fold has a phase for each step of them.
-    """
-    return geometry.taps > 1 and all(axis.stride <= axis.kernel for axis in geometry.axes)
-
-
 def _folds(geometry: ConvGeometry, batch: int, chosen: str | None) -> bool:
-    """Whether dgrad is computed as GEMM and fold, which is cheaper the fewer channels the image has."""
+    """Whether dgrad is computed as GEMM and fold, which is cheaper the fewer channels the image has.
+
+    The columns of one tap are the gradient itself, whose product in place takes 0.8 of a fold's time.
+    """
     parts = contractions("backward_input", geometry)
-    if not _takes_fold(geometry) or (chosen is None and any(_is_depthwise(weight) for weight, _ in parts)):
+    if geometry.taps == 1 or (chosen is None and any(_is_depthwise(weight) for weight, _ in parts)):
         return False
     return _fold(geometry, batch) < sum(_columns(batch, *part) + prod(part[0]) * SWAP for part in parts)
 
 
 def _fold(geometry: ConvGeometry, batch: int) -> float:
     inputs, outputs, groups = geometry.channels
-    outputs_each = prod(geometry.output_size)
-    c, m = inputs // groups, outputs // groups
-    products = -(-batch // max(1, TOGETHER // max(1, outputs_each)))
-    return c * geometry.taps * groups * (batch * outputs_each * (m * MULTIPLY + FOLD) + products * m * READ)
+    products = batch * prod(geometry.output_size) * inputs * geometry.taps
+    return float(products) * (outputs // groups * MULTIPLY + FOLD)
 
 
 def _multiply(filters: int) -> float:
