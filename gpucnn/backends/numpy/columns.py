@@ -202,24 +202,18 @@ def windows_of(source: Array, reads: Reads) -> Array:
 
     It is a view of a zero-padded copy, in C order, where windows cross the border or the channels are innermost.
     """
-    if any(reads.padded) or memory.is_channels_last(source):
-        shape = (*source.shape[:2], *reads.sizes)
-        part = padded_part(source, reads, memory.scratch("padded image", shape, source.dtype))
-    else:
-        part = source[:, :, *reads.inner]
-    return window_view(part, reads)
+    if not any(reads.padded) and not memory.is_channels_last(source):
+        return window_view(source[:, :, *reads.inner], reads)
+    part = memory.scratch("padded image", (*source.shape[:2], *reads.sizes), source.dtype)
+    return window_view(part, reads, source)
 
 
-def padded_part(source: Array, reads: Reads, buffer: Array) -> Array:
-    """The sources that a block of targets reads, with zeros outside of the image, in buffer [n, C, *sizes]."""
-    if any(reads.padded):
-        buffer[...] = 0
-    buffer[:, :, *reads.into] = source[:, :, *reads.inner]
-    return buffer
-
-
-def window_view(part: Array, reads: Reads) -> Array:
-    """Window view [n, C, KD, KH, KW, d, h, w] of all that a block of targets reads."""
+def window_view(part: Array, reads: Reads, source: Array | None = None) -> Array:
+    """Window view of part [n, C, *sizes], all that is read, which is first copied from a `source` that is given."""
+    if source is not None:
+        if any(reads.padded):
+            part[...] = 0
+        part[:, :, *reads.into] = source[:, :, *reads.inner]
     shape = (*part.shape[:2], *reads.taps, *reads.targets)
     of_axes = part.strides[2:]
     strides = (*part.strides[:2], *map(mul, reads.spacings, of_axes), *map(mul, reads.steps, of_axes))

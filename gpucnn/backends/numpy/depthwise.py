@@ -12,7 +12,7 @@ import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory, threads
-from gpucnn.backends.numpy.columns import PLANS_BYTES, Piece, Samplings, padded_part, reads_of, window_view
+from gpucnn.backends.numpy.columns import PLANS_BYTES, Piece, Samplings, reads_of, window_view
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry.caches import kept
 
@@ -59,9 +59,8 @@ def contract_weight(source: Array, grad: Array, samplings: Samplings, grad_w: Ar
 def _windows(source: Array, piece: Piece) -> Array:
     """The windows that a piece reads, of a copy whose images and channels are innermost."""
     part = source[piece.images, piece.groups]
-    shape = (*piece.reads.sizes, *part.shape[:2])
-    buffer = memory.scratch("depthwise lanes", shape, accumulator(source.dtype)).transpose(3, 4, 0, 1, 2)
-    return window_view(padded_part(part, piece.reads, buffer), piece.reads)
+    lanes = memory.scratch("depthwise lanes", (*piece.reads.sizes, *part.shape[:2]), accumulator(source.dtype))
+    return window_view(lanes.transpose(3, 4, 0, 1, 2), piece.reads, part)
 
 
 @kept(PLANS_BYTES)
