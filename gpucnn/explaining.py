@@ -377,21 +377,20 @@ class _Convolution:
         return Explanation(operation, "compiled", name, reason)
 
     def on_the_cpu(self, operation: str, backend: str) -> Explanation:
-        direction, geometry, batch, dtype = self.direction, self.geometry, self.batch, name_of(self.dtype)
-        name = on_the_cpu.algorithm(direction, geometry, batch, dtype, choices().algorithm)
-        costs = on_the_cpu.costs(direction, geometry, batch, dtype)
+        name = on_the_cpu.algorithm(self.direction, self.geometry, self.batch, choices().algorithm)
+        costs = on_the_cpu.costs(self.direction, self.geometry, self.batch)
         reason = _asked(name) or _REASONS.get(name) or self._least_cost(name, len(costs))
         alternatives = tuple(Alternative(other, cost) for other, cost in costs.items())
         return Explanation(operation, backend, name, reason, alternatives)
 
     def _least_cost(self, name: str, count: int) -> str:
         if self.direction == "backward_weight":
-            return "A gradient of the weight is a product with columns unless groups are small."
+            return "A gradient of the weight is a product with columns unless each channel is filtered alone."
         least = f"Its estimated cost is the least of the {count} algorithms that compute"
         parts = on_the_cpu.contractions(self.direction, self.geometry)
         if name == "fold" or len(parts) == 1:
             return f"{least} this."
-        names = {on_the_cpu.contraction(self.batch, *part, name_of(self.dtype)) for part in parts} - {name}
+        names = {on_the_cpu.contraction(self.batch, *part) for part in parts} - {name}
         others = f"; others take {' and '.join(sorted(names))}" if names else ""
         return f"{least} the largest of its {len(parts)} stride residues{others}."
 
@@ -451,7 +450,7 @@ _REASONS_IN_CPP = {
     "winograd": "There are channels and tiles enough that 16 products instead of 36 are worth the transforms.",
 }
 _REASONS = {  # of what is chosen on the CPU by no cost
-    "depthwise": "Groups have few filters, so each matrix product computes a band of rows, or lanes run over channels.",
+    "depthwise": "Each channel is filtered alone, which is no matrix product: lanes run over channels.",
 }
 
 

@@ -28,8 +28,7 @@ def hold(backend: ArrayBackend, monkeypatch: pytest.MonkeyPatch) -> Callable[[in
     def set_limit(limit: int) -> None:
         monkeypatch.setattr(memory, "WORKSPACE_BYTES", limit)
         columns.pieces.cache_clear()  # they were cut by the limit of that time
-        columns._items.cache_clear()
-        depthwise._lanes.cache_clear()
+        depthwise._pieces.cache_clear()
 
     return set_limit
 

@@ -23,6 +23,7 @@ from tolerances import assert_close, summed
 import gpucnn
 import gpucnn.functional as F
 from gpucnn.backends.numpy import columns, depthwise, direct, folding, memory, select, threads
+from gpucnn.geometry import Axis
 
 ALGORITHMS = ("direct", "im2col", "fold")
 CHANNELS = [(1, 1, 1), (3, 4, 1), (5, 2, 1), (4, 6, 2), (6, 4, 2), (9, 6, 3), (4, 4, 4), (3, 6, 3)]
@@ -42,8 +43,7 @@ def held_to(name: str) -> Iterator[None]:
 def forget_pieces() -> None:
     """Forget how work was cut, by the constants of that time."""
     columns.pieces.cache_clear()
-    columns._items.cache_clear()
-    depthwise._lanes.cache_clear()
+    depthwise._pieces.cache_clear()
 
 
 @contextmanager
@@ -55,12 +55,7 @@ def pieces(kind: str) -> Iterator[None]:
             patch.setattr(columns, "PIECE_BYTES", 64 * scale)
             patch.setattr(columns, "MIN_POSITIONS", scale)
             patch.setattr(columns, "WORTH_SHARING", 100 * scale)
-            patch.setattr(columns, "PARTIAL_BYTES", 64 * scale)
-            patch.setattr(folding, "COLUMN_BYTES", 64 * scale)
-            patch.setattr(folding, "IMAGE_BYTES", 64 * scale)
-            patch.setattr(folding, "MIN_CHANNELS", 1)
-            patch.setattr(folding, "MIN_MULTIPLES", 2)
-            patch.setattr(folding, "MAX_POSITIONS", 2 * scale)
+            patch.setattr(columns, "MIN_ROWS", 1)
         forget_pieces()
         yield
     forget_pieces()
@@ -132,8 +127,19 @@ def test_layers_with_many_channels_are_the_loops(name: str, order: str) -> None:
         assert_is_the_loops(layer)
     with held_to(name), pieces("usual"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(columns, "WORTH_SHARING", 1 << 18)
-        assert len({run.start for _, run in columns.pieces((1, 1, 13, 17), 136, 130, 4)}) == 2
+        depth, height, width = (Axis(size, out=size).forward for size in (1, 13, 17))
+        assert len({piece.filters.start for piece in columns.pieces(1, (1, 136, 130), (depth, height, width), 4)}) == 2
         assert_is_the_loops(layer)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_groups_of_many_channels_and_few_positions_are_the_loops(name: str) -> None:
+    """Their positions are one block, and worth several pieces of each group's channels."""
+    with pytest.MonkeyPatch.context() as patch, held_to(name):
+        patch.setattr(columns, "WORTH_SHARING", 1 << 14)
+        forget_pieces()
+        assert_is_the_loops(Layer(Windows(2, (4, 5), (3, 3), (1, 1), (1, 1), 1), 2, (48, 30, 3), "float32"))
+    forget_pieces()
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import gpucnn
-from gpucnn.backends.dtypes import NUMERIC
-from gpucnn.backends.numpy import columns, folding, select
-from gpucnn.geometry import ConvGeometry
+from gpucnn.backends.numpy import columns, select
+from gpucnn.geometry import Axis, ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry
 from gpucnn.numerics import ALGORITHMS, choices
 
@@ -39,21 +38,21 @@ def layer(
     return Layer(batch, conv_geometry("conv", sizes, Channels(*channels, groups), kernel, stride, pads, dilation))
 
 
-def chosen(layer: Layer, direction: str, dtype: str = "float32") -> str:
-    return select.algorithm(direction, layer.geometry, layer.batch, dtype, choices().algorithm)
+def chosen(layer: Layer, direction: str) -> str:
+    return select.algorithm(direction, layer.geometry, layer.batch, choices().algorithm)
 
 
-def forward(layer: Layer, dtype: str = "float32") -> str:
-    return chosen(layer, "forward", dtype)
+def forward(layer: Layer) -> str:
+    return chosen(layer, "forward")
 
 
-def backward_input(layer: Layer, dtype: str = "float32") -> set[str]:
+def backward_input(layer: Layer) -> set[str]:
     """The fold, or the algorithms of the stride residues that any tap reaches."""
-    of_most = chosen(layer, "backward_input", dtype)
+    of_most = chosen(layer, "backward_input")
     if of_most == "fold":
         return {"fold"}
     parts = select.contractions("backward_input", layer.geometry)
-    found = {select.contraction(layer.batch, *part, dtype, choices().algorithm) for part in parts}
+    found = {select.contraction(layer.batch, *part, choices().algorithm) for part in parts}
     assert of_most in found
     return found
 
@@ -64,7 +63,7 @@ def folds(geometry: ConvGeometry, batch: int = 1) -> bool:
 
 LAYERS = {  # layer, forward, backward-input
     "alexnet conv1": (layer(4, (3, 96), 227, 11, 4, 0), "im2col", "fold"),
-    "alexnet conv3": (layer(4, (256, 384), 13), "im2col", "im2col"),
+    "alexnet conv3": (layer(4, (256, 384), 13), "im2col", "fold"),
     "vgg-16 conv1_1": (layer(1, (3, 64), 224), "im2col", "fold"),
     "vgg-16 conv1_2": (layer(1, (64, 64), 224), "im2col", "im2col"),
     "vgg-16 conv3_2": (layer(1, (256, 256), 56), "im2col", "im2col"),
@@ -76,11 +75,12 @@ LAYERS = {  # layer, forward, backward-input
     "resnet-50 conv3 shortcut": (layer(2, (256, 512), 56, 1, 2), "im2col", "im2col"),
     "resnet-50 conv4 3x3": (layer(4, (256, 256), 14), "im2col", "im2col"),
     "resnet-50 conv5 3x3": (layer(4, (512, 512), 7), "im2col", "fold"),
-    "resnext-50 conv2 3x3": (layer(2, (128, 128), 56, groups=32), "depthwise", "depthwise"),
+    "resnext-50 conv2 3x3": (layer(2, (128, 128), 56, groups=32), "im2col", "im2col"),
     "resnext-50 conv5 3x3": (layer(2, (1024, 1024), 7, groups=32), "im2col", "im2col"),
     "mobilenet-v2, 56 x 56": (layer(2, (144, 144), 56, groups=144), "depthwise", "depthwise"),
     "mobilenet-v2, 7 x 7": (layer(2, (960, 960), 7, groups=960), "depthwise", "depthwise"),
-    "depthwise, two filters a channel": (layer(2, (32, 64), 7, groups=32), "depthwise", "depthwise"),
+    "depthwise, two filters a channel": (layer(2, (32, 64), 7, groups=32), "im2col", "im2col"),
+    "depthwise, few taps": (layer(1, (512, 512), (3200,), groups=512), "im2col", "im2col"),
     "depthwise, taps far from each other": (layer(2, (32, 32), 56, dilation=9, groups=32), "depthwise", "depthwise"),
     "deeplab aspp, rate 6": (layer(1, (2048, 256), 33, dilation=6), "direct", "direct"),
     "deeplab aspp, rate 12": (layer(1, (2048, 256), 33, dilation=12), "direct", "direct"),
@@ -106,11 +106,12 @@ def test_layers_of_networks(name: str) -> None:
 OF_WEIGHT = {
     "vgg-16 conv1_2": "im2col",
     "deeplab aspp, rate 12": "im2col",
-    "resnext-50 conv2 3x3": "depthwise",
+    "resnext-50 conv2 3x3": "im2col",
     "resnext-50 conv5 3x3": "im2col",
     "mobilenet-v2, 56 x 56": "depthwise",
     "mobilenet-v2, 7 x 7": "depthwise",
-    "depthwise, two filters a channel": "depthwise",
+    "depthwise, two filters a channel": "im2col",
+    "depthwise, few taps": "im2col",
     "depthwise, taps far from each other": "depthwise",
 }
 
@@ -120,18 +121,11 @@ def test_weight_gradients(name: str) -> None:
     assert chosen(LAYERS[name][0], "backward_weight") == OF_WEIGHT[name]
 
 
-@pytest.mark.parametrize("dtype", sorted(NUMERIC))
-def test_bands_are_for_what_blas_multiplies(dtype: str) -> None:
-    expected = "im2col" if "int" in dtype else "depthwise"
-    assert forward(LAYERS["mobilenet-v2, 56 x 56"][0], dtype) == expected
-    assert forward(LAYERS["resnext-50 conv2 3x3"][0], dtype) == expected
-
-
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("direction", ["forward", "backward_input"])
 def test_what_is_chosen_by_cost_costs_least(name: str, direction: str) -> None:
     case, *_ = LAYERS[name]
-    costs = select.costs(direction, case.geometry, case.batch, "float32")
+    costs = select.costs(direction, case.geometry, case.batch)
     taken = chosen(case, direction)
     assert taken in costs
     assert all(cost is None or cost > 0 for cost in costs.values())
@@ -180,16 +174,15 @@ def test_few_channels_fold_and_many_do_not() -> None:
 
 
 def test_weights_that_few_positions_use_are_not_copied() -> None:
-    """A fold multiplies by them where they lie, and small images share a product."""
+    """A fold multiplies by them where they lie."""
     for channels, oc, size, batch in product((256, 1024), (512, 1024), (4, 7), (1, 4)):
         assert backward_input(layer(batch, (channels, oc), size)) == {"fold"}
     assert "fold" not in backward_input(layer(4, (512, 512), 28))
-    assert [folding.images_together(outputs) for outputs in (0, 1, 49, 512, 513)] == [512, 512, 10, 1, 1]
 
 
 def test_taps_in_the_padding_are_what_direct_saves() -> None:
     """The larger the dilation the less of the window is inside, up to where just its middle is."""
-    chosen = [forward(layer(1, (2048, 256), 33, dilation=rate), "float64") == "direct" for rate in (1, 6, 12, 18, 33)]
+    chosen = [forward(layer(1, (2048, 256), 33, dilation=rate)) == "direct" for rate in (1, 6, 12, 18, 33)]
     assert chosen == sorted(chosen)
     assert not chosen[0]
     assert chosen[-1]
@@ -247,25 +240,36 @@ def test_columns_and_a_product_fold_where_that_costs_less() -> None:
 # --- Pieces -------------------------------------------------------------------------------------------------------
 
 
+def pieces_of(extents: tuple[int, ...], filters: int, channels: int, groups: int = 1) -> tuple[columns.Piece, ...]:
+    """The pieces of 1 x 1 filters over `extents`, a batch and its pixels (D, H, W)."""
+    depth, height, width = (Axis(size, out=size).forward for size in extents[1:])
+    return columns.pieces(extents[0], (groups, filters, channels), (depth, height, width), 4)
+
+
+def lengths(*runs: slice) -> tuple[int, ...]:
+    return tuple(run.stop - run.start for run in runs)
+
+
 @pytest.mark.parametrize("extents", [(1, 1, 1, 1), (1, 1, 14, 14), (8, 1, 7, 7), (2, 5, 9, 30), (1, 1, 224, 224)])
 @pytest.mark.parametrize("filters", [1, 3, 64, 512])
 @pytest.mark.parametrize("depth", [1, 27, 576, 4608, 10**6])
-def test_pieces_cover_all_targets_and_filters_once(extents: tuple[int, ...], filters: int, depth: int) -> None:
-    seen = []
-    for block, run in columns.pieces(extents, filters, depth, 4):
-        seen.append(((run.stop - run.start), tuple(s.stop - s.start for s in block)))
-    covered = sum(f * n * d * h * w for f, (n, d, h, w) in seen)
-    n, d, h, w = extents
-    assert covered == n * d * h * w * filters
-    starts = [(tuple(s.start for s in block), run.start) for block, run in columns.pieces(extents, filters, depth, 4)]
+@pytest.mark.parametrize("groups", [1, 5])
+def test_pieces_cover_all_targets_and_filters_once(
+    extents: tuple[int, ...], filters: int, depth: int, groups: int
+) -> None:
+    pieces = pieces_of(extents, filters, depth, groups)
+    covered = [prod(lengths(piece.groups, piece.images, *piece.space, piece.filters)) for piece in pieces]
+    assert sum(covered) == groups * prod(extents) * filters
+    starts = [(piece.groups.start, piece.images.start, *(s.start for s in piece.space), piece.filters.start)
+              for piece in pieces]  # fmt: skip
     assert len(set(starts)) == len(starts)
 
 
 def test_pieces_are_cut_for_threads_and_caches() -> None:
     def work(batch: int, size: int, filters: int, depth: int) -> tuple[int, int, int]:
-        pieces = columns.pieces((batch, 1, size, size), filters, depth, 4)
-        most = max((b[0].stop - b[0].start) * (b[2].stop - b[2].start) * (b[3].stop - b[3].start) for b, _ in pieces)
-        return len(pieces), most, len({run.start for _, run in pieces})
+        pieces = pieces_of((batch, 1, size, size), filters, depth)
+        most = max(prod(lengths(piece.images, *piece.space)) for piece in pieces)
+        return len(pieces), most, len({piece.filters.start for piece in pieces})
 
     assert work(1, 8, 1, 9)[0] == 1  # small work stays whole
     assert work(1, 7, 512, 4608) == (4, 49, 4)  # few positions, many filters: cut by filters
@@ -273,3 +277,4 @@ def test_pieces_are_cut_for_threads_and_caches() -> None:
     assert (parts, most * 576 * 4 <= columns.PIECE_BYTES) == (1, True)
     assert count >= 4
     assert work(1, 14, 64, 10**6)[1] <= columns.MIN_POSITIONS
+    assert [piece.groups for piece in pieces_of((1, 1, 14, 14), 16, 144, 32)] == [slice(0, 16), slice(16, 32)]

@@ -25,6 +25,7 @@ Samplings = tuple[Sampling, Sampling, Sampling]
 PIECE_BYTES = 2 << 20
 MIN_POSITIONS = 192  # of a piece, for each one's product reads the whole weight
 PLANS_BYTES = 4 << 20  # of all lists of pieces that are kept
+MIN_ROWS = 64  # of a piece of a weight's gradient: products of fewer are slow
 WORTH_SHARING = 1 << 22  # multiply-adds below which a piece is not worth a thread
 
 
@@ -33,53 +34,94 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
 
     source [N, G * C, D, H, W]; weight [G, M, C, KD, KH, KW]; target [N, G * M, *o], any strides; bias [G, M] or None.
     """
-    contract_bands(
-        source, weight, samplings, target.reshape(len(target), *weight.shape[:2], 1, *target.shape[2:]), bias
-    )
-
-
-def contract_bands(source: Array, weight: Array, samplings: Samplings, targets: Array, bias: Array | None) -> None:
-    """As `contract`, with weight [G, M * R, C, KD, KH, KW] and targets [N, G, M, R, *o]."""
     groups, filters, channels, *_ = weight.shape
-    rows, dtype = targets.shape[3], accumulator(source.dtype)
-    matrix = matrix_of(weight, dtype)
-    if bias is not None:
-        bias = np.repeat(bias.astype(dtype, copy=False), rows, axis=1)
+    matrix = matrix_of(weight, accumulator(source.dtype))
+    targets = target.reshape(len(target), groups, filters, *target.shape[2:])
 
-    def compute(item: Item) -> None:
-        several, images, space, run, reads = item
+    def compute(piece: Piece) -> None:
+        several, images, space, run, reads = piece
         windows = windows_of(source[images, several.start * channels : several.stop * channels], reads)
-        part = targets[images, several, run, :, *space]
-        chosen = slice(run.start * rows, run.stop * rows)
-        added = None if bias is None else bias[several, chosen]
-        _multiply(matrix[several, chosen], as_columns(windows, dtype), part, added)
+        added = None if bias is None else bias[several, run]
+        _multiply(matrix[several, run], as_columns(windows, matrix.dtype), targets[images, several, run, *space], added)
 
-    threads.run(compute, _items(len(source), groups, filters // rows, channels, samplings, dtype.itemsize))
+    threads.run(compute, pieces(len(source), weight.shape[:3], samplings, matrix.itemsize))
 
 
-Item = tuple[slice, slice, Block, slice, "Reads"]  # groups, images, (D, H, W) of targets, filters, what is read
+def contract_weight(source: Array, grad: Array, samplings: Samplings, grad_w: Array) -> None:
+    """grad_w[g, m, c, t] = sum over n, o of grad[n, (g, m), o] * source[n, (g, c), where o reads at t].
+
+    The channels are cut into pieces of work, each of which adds up all positions, block by block.
+    """
+    dtype = accumulator(source.dtype)
+    groups, filters, channels, *kernel = grad_w.shape
+    taps, extents = prod(kernel), (len(grad), *grad.shape[2:])
+    runs = channel_runs(channels, taps, prod(extents) * filters)
+    most = fitting(max(runs[0].stop * taps, filters) * dtype.itemsize)
+    blocks = list(memory.blocks(extents, most))
+    together = memory.runs(groups, most // max(1, prod(extents)) if len(runs) == 1 else 1)
+
+    def compute(item: tuple[slice, slice]) -> None:
+        several, run = item
+        read = slice(several.start * channels + run.start, (several.stop - 1) * channels + run.stop)
+        into = np.moveaxis(grad_w[several, :, run], 1, -1)  # [g, c, KD, KH, KW, M]
+        sums = np.zeros((len(into), prod(into.shape[1:5]), filters), dtype)
+        for images, *space in blocks:
+            columns = as_columns(windows_of(source[images, read], reads_of(samplings, tuple(space))), dtype)
+            part = grad[images, several.start * filters : several.stop * filters, None, None, None, *space]
+            gradient = as_columns(part, dtype, "convolution gradient").reshape(len(sums), filters, -1)
+            sums += columns.reshape(len(sums), -1, columns.shape[1]) @ gradient.swapaxes(1, 2)
+        into[...] = sums.reshape(into.shape)
+
+    threads.run(compute, list(product(together, runs)))
+
+
+# --- Pieces of work -------------------------------------------------------------------------------------------------
+
+
+class Piece(NamedTuple):
+    """What one call of a thread computes."""
+
+    groups: slice
+    images: slice
+    space: Block  # (D, H, W) of the targets
+    filters: slice
+    reads: Reads
 
 
 @kept(PLANS_BYTES)
-def _items(
-    batch: int, groups: int, filters: int, channels: int, samplings: Samplings, itemsize: int
-) -> tuple[Item, ...]:
-    """The work items of a contraction."""
-    extents, depth = (batch, *(axis.targets for axis in samplings)), channels * prod(len(a.offsets) for a in samplings)
-    work = pieces(extents, filters, depth, itemsize)
-    several = memory.runs(groups, _together(len(work), prod(extents), depth, itemsize))
+def pieces(batch: int, weight: tuple[int, ...], samplings: Samplings, itemsize: int) -> tuple[Piece, ...]:
+    """The pieces of a contraction with (groups, filters, channels): columns stay in the cache, and threads have work.
+
+    Few positions with many filters are cut by filters, and each thread computes its own columns.
+    """
+    groups, filters, channels = weight
+    extents = (batch, *(axis.targets for axis in samplings))
+    depth, positions = channels * prod(len(axis.offsets) for axis in samplings), prod(extents)
+    most, shares = fitting(max(depth, filters) * itemsize), _shares(positions * filters * depth)
+    blocks = list(memory.blocks(extents, min(most, max(-(-positions // shares), MIN_POSITIONS))))
+    parts = max(1, min(shares // len(blocks), filters // 64))
+    together = memory.runs(groups, most // max(1, positions))
+    work = product(together, blocks, memory.runs(filters, -(-filters // parts)))
     return tuple(
-        (run, images, tuple(space), part, reads_of(samplings, tuple(space)))
-        for run in several
-        for (images, *space), part in work
+        Piece(several, images, tuple(space), run, reads_of(samplings, tuple(space)))
+        for several, (images, *space), run in work
     )
 
 
-def _together(pieces: int, positions: int, depth: int, itemsize: int) -> int:
-    """Groups whose columns make one piece."""
-    if pieces > 1:
-        return 1
-    return max(1, min(PIECE_BYTES, memory.WORKSPACE_BYTES) // max(1, positions * depth * itemsize))
+def _shares(multiplications: int) -> int:
+    """Number of pieces that a group's work is worth, at most 4."""
+    return max(1, min(4, multiplications // WORTH_SHARING))
+
+
+def channel_runs(channels: int, taps: int, multiplications: int) -> list[slice]:
+    """Runs of a group's channels, for pieces of work with so many multiplications for each channel and tap."""
+    parts = min(_shares(multiplications * channels * taps), channels * taps // MIN_ROWS)
+    return memory.runs(channels, -(-channels // max(1, parts)))
+
+
+def fitting(column_bytes: int) -> int:
+    """Number of positions whose columns, of `column_bytes` each, are a piece."""
+    return max(1, min(max(PIECE_BYTES // column_bytes, MIN_POSITIONS), memory.WORKSPACE_BYTES // column_bytes))
 
 
 def matrix_of(weight: Array, dtype: np.dtype[Any]) -> Array:
@@ -94,54 +136,33 @@ def matrix_of(weight: Array, dtype: np.dtype[Any]) -> Array:
     return np.ascontiguousarray(weight, dtype).reshape(groups, filters, prod(depth))
 
 
-Pieces = tuple[tuple[Block, slice], ...]
-
-
-@kept(PLANS_BYTES)
-def pieces(extents: tuple[int, ...], filters: int, depth: int, itemsize: int) -> Pieces:
-    """Blocks of (N, D, H, W) targets and runs of filters, cut so that columns stay in the cache and threads have work.
-
-    `depth` is the length of a column. Few positions with many filters are cut by filters, and each thread computes
-    its own columns.
-    """
-    positions, most = prod(extents), _fitting(max(depth, filters) * itemsize)
-    shares = min(4, positions * filters * depth // WORTH_SHARING)
-    if shares > 1:
-        most = min(most, max(-(-positions // shares), min(MIN_POSITIONS, positions)))
-    blocks = list(memory.blocks(extents, most))
-    parts = max(1, min(shares // len(blocks), filters // 64))
-    return tuple((block, run) for block in blocks for run in memory.runs(filters, -(-filters // parts)))
-
-
-def _fitting(column_bytes: int) -> int:
-    """Number of positions in a piece whose columns take `column_bytes` each."""
-    return max(1, min(max(PIECE_BYTES // column_bytes, MIN_POSITIONS), memory.WORKSPACE_BYTES // column_bytes))
-
-
 def _multiply(matrix: Array, columns: Array, part: Array, bias: Array | None) -> None:
-    """Part [n, g, M, R, d, h, w] = matrix [g, M * R, K] @ columns [g * K, n P] + bias, in place where BLAS can."""
-    n, groups, filters, rows, *size = part.shape
-    in_place = memory.merged_rows(part[0, :, :, 0], 2) if n == rows == 1 and part.dtype == matrix.dtype else None
-    shape = (*matrix.shape[:2], columns.shape[1])
+    """Part [n, g, M, d, h, w] = matrix [g, M, K] @ columns [g * K, n P] + bias [g, M], in place where BLAS can."""
+    n, groups, filters, *size = part.shape
+    in_place = memory.merged_rows(part[0], 2) if n == 1 and part.dtype == matrix.dtype else None
+    shape = (groups, filters, columns.shape[1])
     result = memory.scratch("convolution products", shape, matrix.dtype) if in_place is None else in_place
     np.matmul(matrix, columns.reshape(groups, -1, columns.shape[1]), out=result)
     if bias is not None:
         np.add(result, bias[:, :, None], out=result)
     if in_place is None:
-        part[...] = np.moveaxis(result.reshape(groups, filters, rows, n, *size), 3, 0)
+        part[...] = np.moveaxis(result.reshape(groups, filters, n, *size), 2, 0)
 
 
 def as_columns(windows: Array, dtype: np.dtype[Any], name: str = "convolution columns") -> Array:
     """[K, n P] of windows [n, C, KD, KH, KW, d, h, w], K = (channels, taps)."""
     n, c, *kernel = windows.shape[:5]
-    if kernel[1:] == [1, 1] and 1 in (c, kernel[0]) and n == 1 and windows.dtype == dtype:  # the image itself
-        in_place = memory.merged_rows(windows[0, :, :, 0, 0].reshape(c * kernel[0], *windows.shape[5:]), 1)
+    if kernel == [1, 1, 1] and n == 1 and windows.dtype == dtype:  # the image itself
+        in_place = memory.merged_rows(windows[0, :, 0, 0, 0], 1)
         if in_place is not None:
             return in_place
     ordered = windows.transpose(1, 2, 3, 4, 0, 5, 6, 7)
     columns = memory.scratch(name, ordered.shape, dtype)
     columns[...] = ordered
     return columns.reshape(c * prod(kernel), -1)
+
+
+# --- Windows --------------------------------------------------------------------------------------------------------
 
 
 class Reads(NamedTuple):
@@ -152,118 +173,48 @@ class Reads(NamedTuple):
     spacings: tuple[int, ...]  # from one tap's source to the next one's
     steps: tuple[int, ...]  # from one target's source to the next one's
     first: Block  # where the first tap of the first target is in the range that is read
-    inner: Block  # that range within the image
-    sizes: tuple[int, ...]  # of all of the range, padding included
-    into: Block  # where the image's part is in it
-    padding: tuple[Block, ...]  # and where zeros are
+    sizes: tuple[int, ...]  # of that range, padding included
+    inner: Block  # its part within the image
+    into: Block  # where that part is in it
+    padded: tuple[bool, ...]  # whether there is more
 
 
 def reads_of(samplings: Samplings, block: Block) -> Reads:
     """The reads of the targets of `block`."""
-    inner: Block = ()
-    into: Block = ()
-    sizes: tuple[int, ...] = ()
-    padding: tuple[Block, ...] = ()
-    for axis, (sampling, targets) in enumerate(zip(samplings, block, strict=True)):
-        begin = targets.start * sampling.step + sampling.least
-        size = (targets.stop - 1) * sampling.step + sampling.most + 1 - begin
-        low = min(max(begin, 0), sampling.sources)
-        high = max(low, min(begin + size, sampling.sources))
-        for outside in (slice(0, low - begin), slice(max(0, high - begin), size)):
-            if max(0, outside.start) < min(outside.stop, size):
-                padding += ((slice(None),) * (2 + axis) + (slice(outside.start, min(outside.stop, size)),),)
-        inner, into, sizes = (*inner, slice(low, high)), (*into, slice(low - begin, high - begin)), (*sizes, size)
-    return Reads(
-        tuple(len(sampling.offsets) for sampling in samplings),
-        tuple(targets.stop - targets.start for targets in block),
-        tuple(sampling.spacing for sampling in samplings),
-        tuple(sampling.step for sampling in samplings),
-        tuple(slice(sampling.offsets[0] - sampling.least, None) for sampling in samplings),
-        inner,
-        sizes,
-        into,
-        padding,
-    )
+    return Reads(*zip(*map(_reads_along, samplings, block), strict=True))
 
 
-def windows_of(source: Array, reads: Reads, last: bool = False) -> Array:
+def _reads_along(sampling: Sampling, targets: slice) -> tuple[Any, ...]:
+    """The fields of `Reads`, of one axis."""
+    begin = targets.start * sampling.step + sampling.least
+    size = (targets.stop - 1) * sampling.step + sampling.most + 1 - begin
+    low = min(max(begin, 0), sampling.sources)
+    high = max(low, min(begin + size, sampling.sources))
+    first = slice(sampling.offsets[0] - sampling.least, None)
+    return (
+        len(sampling.offsets), targets.stop - targets.start, sampling.spacing, sampling.step, first, size,
+        slice(low, high), slice(low - begin, high - begin), high - low < size,
+    )  # fmt: skip
+
+
+def windows_of(source: Array, reads: Reads) -> Array:
     """Window view [n, C, KD, KH, KW, d, h, w] of source [n, C, D, H, W] for a block of targets.
 
-    Where windows cross the border it is a view of a zero-padded copy of the part that they read, and so it is where
-    they are not to be `last` but the source is: of a copy in C order.
+    It is a view of a zero-padded copy, in C order, where windows cross the border or the channels are innermost.
     """
-    in_place = not reads.padding and (last or source.flags.c_contiguous or not memory.is_channels_last(source))
-    part = source[:, :, *reads.inner] if in_place else _padded_part(source, reads, last)
+    if not any(reads.padded) and not memory.is_channels_last(source):
+        return window_view(source[:, :, *reads.inner], reads)
+    part = memory.scratch("padded image", (*source.shape[:2], *reads.sizes), source.dtype)
+    return window_view(part, reads, source)
+
+
+def window_view(part: Array, reads: Reads, source: Array | None = None) -> Array:
+    """Window view of part [n, C, *sizes], all that is read, which is first copied from a `source` that is given."""
+    if source is not None:
+        if any(reads.padded):
+            part[...] = 0
+        part[:, :, *reads.into] = source[:, :, *reads.inner]
     shape = (*part.shape[:2], *reads.taps, *reads.targets)
     of_axes = part.strides[2:]
     strides = (*part.strides[:2], *map(mul, reads.spacings, of_axes), *map(mul, reads.steps, of_axes))
     return np.lib.stride_tricks.as_strided(part[:, :, *reads.first], shape, strides, writeable=False)
-
-
-def _padded_part(source: Array, reads: Reads, last: bool) -> Array:
-    """The sources that a block of targets reads, with zeros outside of the image."""
-    n, c = source.shape[:2]
-    shape = (n, *reads.sizes, c) if last else (n, c, *reads.sizes)
-    buffer = memory.scratch("padded image", shape, source.dtype)
-    if last:
-        buffer = np.moveaxis(buffer, -1, 1)
-    for outside in reads.padding:
-        buffer[outside] = 0
-    buffer[:, :, *reads.into] = source[:, :, *reads.inner]
-    return buffer
-
-
-# --- The gradient with respect to the weight ------------------------------------------------------------------------
-
-PARTIAL_BYTES = 1 << 20  # of one piece's sums: larger weights are cut by channels, with all positions to each piece
-
-
-def contract_weight(source: Array, grad: Array, samplings: Samplings, grad_w: Array) -> None:
-    """grad_w[g, m, c, t] = sum over n, o of grad[n, (g, m), o] * source[n, (g, c), where o reads at t]."""
-    grads = grad.reshape(len(grad), *grad_w.shape[:2], 1, *grad.shape[2:])
-    contract_weight_bands(source, grads, samplings, grad_w)
-
-
-def contract_weight_bands(source: Array, grads: Array, samplings: Samplings, grad_w: Array) -> None:
-    """As `contract_weight`, with grads [N, G, M, R, *o] and grad_w [G, M * R, C, KD, KH, KW].
-
-    Either the positions are cut into pieces, whose sums are added in order, or the channels are.
-    """
-    dtype = accumulator(source.dtype)
-    groups, filters, channels, *kernel = grad_w.shape
-    taps, extents = prod(kernel), (len(grads), *grads.shape[4:])
-    whole = filters * channels * taps
-    worth = prod(extents) * whole // WORTH_SHARING
-    by_channels = whole * dtype.itemsize > PARTIAL_BYTES
-    parts = min(8, channels, max(2, whole * dtype.itemsize // PARTIAL_BYTES)) if by_channels and worth > 1 else 1
-    widest = -(-channels // parts) * taps
-    blocks = list(memory.blocks(extents, _fitting(max(widest, filters) * dtype.itemsize)))
-    if not blocks:
-        grad_w[...] = 0
-        return
-    most = len(blocks) if by_channels else -(-len(blocks) // max(1, min(8, worth)))
-    shares = memory.runs(len(blocks), most)
-    together = 1 if parts > 1 else _together(len(blocks), prod(extents), channels * taps, dtype.itemsize)
-    sums = np.empty((len(shares), groups, channels, taps, filters), dtype)
-
-    def compute(item: tuple[int, slice, slice]) -> None:
-        share, several, run = item
-        into = sums[share, several, run]
-        for number, (images, *space) in enumerate(blocks[shares[share]]):
-            block = tuple(space)
-            channel_run = slice(several.start * channels + run.start, (several.stop - 1) * channels + run.stop)
-            windows = windows_of(source[images, channel_run], reads_of(samplings, block))
-            gradient = grads[images, several, :, :, None, *block]  # [n, g, M, R, 1, d, h, w]
-            columns = as_columns(windows, dtype).reshape(len(into), into.shape[1] * taps, -1)
-            gradient = as_columns(gradient, dtype, "convolution gradient").reshape(len(into), filters, -1)
-            by_tap = (columns @ gradient.swapaxes(1, 2)).reshape(into.shape)
-            if number:
-                np.add(into, by_tap, out=into)
-            else:
-                into[...] = by_tap
-
-    several = memory.runs(groups, together)
-    threads.run(compute, list(product(range(len(shares)), several, memory.runs(channels, -(-channels // parts)))))
-    for following in sums[1:]:
-        sums[0] += following
-    grad_w.reshape(groups, filters, channels, taps)[...] = np.moveaxis(sums[0], -1, 1)

@@ -14,7 +14,6 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.numpy import columns, depthwise, direct, folding, select
 from gpucnn.backends.numpy.columns import Samplings
 from gpucnn.backends.numpy.memory import Array
@@ -29,7 +28,7 @@ def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeo
     """Y [N, OC, OD, OH, OW] = x [N, C, D, H, W] * w [OC, C / groups, KD, KH, KW] + bias [OC]."""
     inputs, outputs, groups = geometry.channels
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size)
-    module = _MODULES[select.algorithm("forward", geometry, len(x), name_of(x.dtype), choices().algorithm)]
+    module = _MODULES[select.algorithm("forward", geometry, len(x), choices().algorithm)]
     if y.size:
         module.contract(x, weight, geometry.forward, y, None if bias is None else bias.reshape(groups, -1))
 
@@ -37,14 +36,16 @@ def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeo
 def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: dgrad by stride residue."""
     chosen = choices().algorithm
-    if select.algorithm("backward_input", geometry, len(grad_y), name_of(grad_y.dtype), chosen) == "fold":
+    name = select.algorithm("backward_input", geometry, len(grad_y), chosen)
+    if not grad_x.size:
+        return
+    if name == "fold":
         folding.fold_products(grad_y, w, bias, geometry, grad_x)
         return
     by_group = None if bias is None else bias.reshape(geometry.channels.groups, -1)
     for weight, samplings, target in residue_parts(w, bias, grad_x, geometry):
-        if target.size:
-            module = _MODULES[select.contraction(len(grad_y), weight.shape, samplings, name_of(grad_y.dtype), chosen)]
-            module.contract(grad_y, weight, samplings, target, by_group)
+        module = _MODULES[select.contraction(len(grad_y), weight.shape, samplings, chosen)]
+        module.contract(grad_y, weight, samplings, target, by_group)
 
 
 def residue_parts(w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> list[Part]:
@@ -69,5 +70,5 @@ def residue_parts(w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeo
 def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """grad_w [OC, C / groups, KD, KH, KW]: the products of each piece of windows with its share of grad_y, summed."""
     by_group = grad_w.reshape(geometry.channels.groups, -1, *grad_w.shape[1:])
-    module = _MODULES[select.algorithm("backward_weight", geometry, len(x), name_of(x.dtype), choices().algorithm)]
+    module = _MODULES[select.algorithm("backward_weight", geometry, len(x), choices().algorithm)]
     module.contract_weight(x, grad_y, geometry.forward, by_group)

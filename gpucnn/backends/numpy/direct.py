@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
-from typing import Any
 
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import columns, memory, threads
-from gpucnn.backends.numpy.columns import Samplings, as_columns, pieces
-from gpucnn.backends.numpy.memory import Array, Block
+from gpucnn.backends.numpy.columns import Piece, Samplings, as_columns, pieces
+from gpucnn.backends.numpy.memory import Array
 from gpucnn.backends.numpy.windows import taps_of
 
 
@@ -27,29 +26,25 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
     source [N, G * C, D, H, W]; weight [G, M, C, KD, KH, KW]; target [N, G * M, *o], any strides; bias [G, M] or None.
     """
     groups, filters, channels = weight.shape[:3]
-    dtype = accumulator(source.dtype)
-    by_tap = np.ascontiguousarray(weight.transpose(0, 3, 4, 5, 1, 2), dtype)
-    sources = source.reshape(source.shape[0], groups, channels, *source.shape[2:])
-    targets = target.reshape(target.shape[0], groups, filters, *target.shape[2:])
+    by_tap = np.ascontiguousarray(weight.transpose(3, 4, 5, 0, 1, 2), accumulator(source.dtype))
+    targets = target.reshape(len(target), groups, filters, *target.shape[2:])
 
-    def compute(item: tuple[int, Block, slice]) -> None:
-        g, (images, *space), chosen = item
-        block = tuple(space)
-        where: Any = (images, g, chosen, *block)
-        part = targets[where]  # [n, M, d, h, w]
-        sums = memory.scratch("direct sums", part.shape, dtype)
-        sums[...] = 0 if bias is None else bias[g, chosen].reshape(-1, 1, 1, 1)
-        for d, h, w in product(*taps_of(samplings, block)):
-            read = sources[images, g, :, None, None, None, d.source, h.source, w.source]  # a window of one tap
-            into = sums[:, :, d.target, h.target, w.target]
-            matrix = by_tap[g, d.index, h.index, w.index]
-            terms = matrix[chosen] @ as_columns(read, dtype)
-            terms = terms.reshape(-1, into.shape[0], *into.shape[2:]).swapaxes(0, 1)
-            np.add(into, terms, out=into)
+    def compute(piece: Piece) -> None:
+        several, images, space, run, _ = piece
+        part = targets[images, several, run, *space]  # [n, g, M, d, h, w]
+        sums = memory.scratch("direct sums", part.shape, by_tap.dtype)
+        sums[...] = 0 if bias is None else bias[several, run, None, None, None]
+        sources = source[images, several.start * channels : several.stop * channels, None, None, None]
+        for d, h, w in product(*taps_of(samplings, space)):
+            read = as_columns(sources[..., d.source, h.source, w.source], by_tap.dtype)  # windows of one tap
+            into = sums[..., d.target, h.target, w.target]
+            matrices = by_tap[d.index, h.index, w.index, several, run]
+            terms = matrices @ read.reshape(len(matrices), channels, -1)
+            terms = terms.reshape(*terms.shape[:2], len(into), *into.shape[3:])
+            np.add(into, np.moveaxis(terms, 2, 0), out=into)
         part[...] = sums
 
-    work = pieces((source.shape[0], *target.shape[2:]), filters, channels, dtype.itemsize)
-    threads.run(compute, [(g, *piece) for g in range(groups) for piece in work])
+    threads.run(compute, pieces(len(source), weight.shape[:3], samplings, by_tap.itemsize))
 
 
 def contract_weight(source: Array, grad: Array, samplings: Samplings, grad_w: Array) -> None:

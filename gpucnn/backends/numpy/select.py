@@ -11,8 +11,6 @@ from functools import lru_cache
 from itertools import product
 from math import prod
 
-from gpucnn.backends.dtypes import LINEAR
-from gpucnn.backends.numpy import depthwise, folding
 from gpucnn.geometry import ConvGeometry, Sampling
 
 Ints = tuple[int, ...]
@@ -21,14 +19,13 @@ ALGORITHMS = ("direct", "im2col")  # that a caller may choose
 MULTIPLY = 0.02  # a multiply-add of a large matrix product
 COPY = 0.14  # of a number into columns
 PACK = 2.0  # a weight to matrices of single taps
-READ = 0.3  # a weight of a product with few positions, from memory
 SWAP = 1.5  # a weight of a backward, whose matrix is a transposed copy
 ADD = 0.35  # a number of a product to a sum
 FOLD = 1.0  # a number of a column to an image
 
 
 @lru_cache(maxsize=1024)
-def algorithm(direction: str, geometry: ConvGeometry, batch: int, dtype: str, chosen: str | None = None) -> str:
+def algorithm(direction: str, geometry: ConvGeometry, batch: int, chosen: str | None = None) -> str:
     """The algorithm of a convolution: the one `chosen` by the caller, else the cheapest of those that compute it.
 
     It is "direct", "im2col", "fold" (a product and a fold, of a backward-input) or "depthwise". A backward-input that
@@ -46,25 +43,23 @@ def algorithm(direction: str, geometry: ConvGeometry, batch: int, dtype: str, ch
     >>> from gpucnn.geometry.geometries import Channels
     >>> axis = Axis(224, 7, 2, low=3, high=3, out=112)
     >>> stem = ConvGeometry(2, Channels(3, 64), (Axis(1), axis, axis))
-    >>> [algorithm(direction, stem, 1, "float32") for direction in ("forward", "backward_input")]
+    >>> [algorithm(direction, stem, 1) for direction in ("forward", "backward_input")]
     ['im2col', 'fold']
     """
     if chosen not in (None, *ALGORITHMS):
         raise ValueError(f"algorithm: {chosen!r} is not computed by NumPy, expected 'direct' or 'im2col'")
-    if direction == "backward_input" and chosen in (None, "im2col") and _folds(geometry, batch, dtype, chosen):
-        return "fold"
     parts = contractions(direction, geometry)
     if direction == "backward_weight":
-        return chosen or ("depthwise" if _is_small(parts[0][0], dtype) else "im2col")
-    names = [contraction(batch, *part, dtype, chosen) for part in parts]
+        return chosen or ("depthwise" if _is_depthwise(parts[0][0]) else "im2col")
+    if direction == "backward_input" and chosen != "direct" and _folds(geometry, batch, chosen):
+        return "fold"
+    names = [contraction(batch, *part, chosen) for part in parts]
     work = [prod(weight) * prod(axis.targets for axis in samplings) for weight, samplings in parts]
     return names[work.index(max(work))] if parts else "direct"  # no tap reaches any input: nothing is computed
 
 
 @lru_cache(maxsize=1024)  # 17 of the 75 us that a conv2d of 8 x 8 pixels took
-def contraction(
-    batch: int, weight: Ints, samplings: tuple[Sampling, ...], dtype: str, chosen: str | None = None
-) -> str:
+def contraction(batch: int, weight: Ints, samplings: tuple[Sampling, ...], chosen: str | None = None) -> str:
     """The algorithm of one contraction: a forward, or the part of a backward-input that is one stride residue.
 
     weight [G, M, C, KD, KH, KW] as a shape; `samplings` along (D, H, W). It is never "fold".
@@ -72,12 +67,12 @@ def contraction(
     Examples
     --------
     >>> same = Sampling(56, 56, 1, range(-1, 2))
-    >>> contraction(1, (1, 64, 64, 1, 3, 3), (Sampling(1, 1, 1, range(1)), same, same), "float32")
+    >>> contraction(1, (1, 64, 64, 1, 3, 3), (Sampling(1, 1, 1, range(1)), same, same))
     'im2col'
     """
     if chosen is not None:
         return chosen
-    if _is_small(weight, dtype):
+    if _is_depthwise(weight):
         return "depthwise"
     return "im2col" if _columns(batch, weight, samplings) <= _direct(batch, weight, samplings) else "direct"
 
@@ -95,15 +90,15 @@ def contractions(direction: str, geometry: ConvGeometry) -> list[tuple[Ints, tup
     return parts
 
 
-def _is_small(weight: Ints, dtype: str) -> bool:
-    """Whether groups have few filters, and BLAS has the dtype."""
-    return weight[0] > 1 and 2 * weight[1] <= depthwise.MAX_FILTERS and dtype in LINEAR
+def _is_depthwise(weight: Ints) -> bool:
+    """Whether groups have one channel and one filter, and more taps than would pay for images' copies."""
+    return weight[0] > 1 and weight[1:3] == (1, 1) and prod(weight) > 4 * weight[0]
 
 
 # --- Costs ----------------------------------------------------------------------------------------------------------
 
 
-def costs(direction: str, geometry: ConvGeometry, batch: int, dtype: str) -> dict[str, float | None]:
+def costs(direction: str, geometry: ConvGeometry, batch: int) -> dict[str, float | None]:
     """The algorithms that compute a convolution, and nanoseconds of one core for each; None where no model applies.
 
     Wgrad is costed as the forward, whose copies and multiply-adds it has.
@@ -114,36 +109,28 @@ def costs(direction: str, geometry: ConvGeometry, batch: int, dtype: str) -> dic
         "direct": swap + sum(_direct(batch, *part) for part in parts),
         "im2col": swap + sum(_columns(batch, *part) for part in parts),
     }
-    if direction == "backward_input" and _takes_fold(geometry):
+    if direction == "backward_input" and geometry.taps > 1:
         found["fold"] = _fold(geometry, batch)
-    if any(_is_small(weight, dtype) for weight, _ in parts):
+    if any(_is_depthwise(weight) for weight, _ in parts):
         found["depthwise"] = None
     return found
 
 
-def _takes_fold(geometry: ConvGeometry) -> bool:
-    """Whether a fold is worth considering.
+def _folds(geometry: ConvGeometry, batch: int, chosen: str | None) -> bool:
+    """Whether dgrad is computed as GEMM and fold, which is cheaper the fewer channels the image has.
 
-    The columns of one tap are the gradient itself, whose product in place takes 0.8 of a fold's time; where strides are
-    longer than the window, a fold has a phase for each step of them.
+    The columns of one tap are the gradient itself, whose product in place takes 0.8 of a fold's time.
     """
-    return geometry.taps > 1 and all(axis.stride <= axis.kernel for axis in geometry.axes)
-
-
-def _folds(geometry: ConvGeometry, batch: int, dtype: str, chosen: str | None) -> bool:
-    """Whether dgrad is computed as GEMM and fold, which is cheaper the fewer channels the image has."""
     parts = contractions("backward_input", geometry)
-    if not _takes_fold(geometry) or (chosen is None and any(_is_small(weight, dtype) for weight, _ in parts)):
+    if geometry.taps == 1 or (chosen is None and any(_is_depthwise(weight) for weight, _ in parts)):
         return False
     return _fold(geometry, batch) < sum(_columns(batch, *part) + prod(part[0]) * SWAP for part in parts)
 
 
 def _fold(geometry: ConvGeometry, batch: int) -> float:
     inputs, outputs, groups = geometry.channels
-    outputs_each = prod(geometry.output_size)
-    c, m = inputs // groups, outputs // groups
-    products = -(-batch // folding.images_together(outputs_each))
-    return c * geometry.taps * groups * (batch * outputs_each * (m * MULTIPLY + FOLD) + products * m * READ)
+    products = batch * prod(geometry.output_size) * inputs * geometry.taps
+    return float(products) * (outputs // groups * MULTIPLY + FOLD)
 
 
 def _multiply(filters: int) -> float:

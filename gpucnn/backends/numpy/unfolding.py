@@ -9,9 +9,8 @@ import numpy as np
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory, threads
 from gpucnn.backends.numpy.columns import reads_of, windows_of
-from gpucnn.backends.numpy.folding import Image
 from gpucnn.backends.numpy.memory import Array, Block
-from gpucnn.backends.numpy.windows import add_windows, taps_of
+from gpucnn.backends.numpy.windows import add_windows, sums_of, taps_of
 from gpucnn.geometry import ConvGeometry
 
 # Most entries of columns of one piece of work. Pieces of a quarter of that were no quicker on 2 threads than on one:
@@ -36,24 +35,15 @@ def im2col(x: Array, columns: Array, geometry: ConvGeometry) -> None:
 def col2im(columns: Array, x: Array, geometry: ConvGeometry) -> None:
     """Image x [N, C, D, H, W], in C order, from columns [N, C * taps, positions]."""
     windows = columns.reshape(*x.shape[:2], *geometry.kernel_size, *geometry.output_size)
-    skips = any(axis.stride > axis.kernel for axis in geometry.axes)  # most phases: in 0.1 to 0.5 of an `Image`'s time
+    taps = taps_of(geometry.forward, _everything(geometry))
 
     def add(images: Block) -> None:
-        part, several = x[images], windows[images]
-        if skips:
-            sums = np.zeros((len(part), 1, *part.shape[1:]), accumulator(x.dtype))
-            taps = taps_of(geometry.forward, _everything(geometry))
-            add_windows(np.moveaxis(several[:, None], 0, 5), taps, sums)
-            part[...] = sums[:, 0]
-            return
-        planes = part.reshape(-1, *x.shape[2:], 1)
-        image = Image(
-            geometry.axes, tuple(slice(0, size) for size in x.shape[2:]), len(planes), 1, accumulator(x.dtype)
-        )
-        reached = several.reshape(len(planes), *windows.shape[2:], 1)[:, :, :, :, *image.outputs]
-        if reached.size:
-            image.add(reached, image.outputs)
-        image.store(planes, None)
+        part = x[images]
+        sums = sums_of(part)
+        sums[...] = 0
+        add_windows(windows[images], taps, sums)
+        if sums is not part:
+            part[...] = sums
 
     threads.run(add, _pieces(windows))
 
@@ -68,35 +58,33 @@ def _pieces(windows: Array) -> list[Block]:
 
 
 # --- Locally connected: w [OC, OD, OH, OW, C, KD, KH, KW] ----------------------------------------------------------
+#
+# A stack of products, one at each position (d, h, w) of a block, with K = C * taps.
 
 
 def locally_connect(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
-    """Y [N, OC, OD, OH, OW]: at each position, [OC, K] @ [K, N] with K = C * taps."""
-    n = x.shape[0]
+    """Y [N, OC, OD, OH, OW]: at each position, [OC, K] @ [K, N]."""
     dtype = accumulator(x.dtype)
 
     def compute(block: Block) -> None:
-        result = _at_positions(w[:, *block], dtype) @ _columns_at(x, geometry, block)  # [P, OC, N]
+        result = _at_positions(w[:, *block], dtype) @ _columns_at(x, geometry, block)  # [d, h, w, OC, N]
         if bias is not None:
             np.add(result, _at_positions(bias[:, *block], dtype), out=result)
-        part = y[:, :, *block]
-        part[...] = result.transpose(2, 1, 0).reshape(part.shape)
+        y[:, :, *block] = result.transpose(4, 3, 0, 1, 2)
 
-    threads.run(compute, _blocks(geometry, n, dtype))
+    threads.run(compute, _blocks(geometry, len(x), dtype))
 
 
 def locally_connect_backward_input(grad_y: Array, w: Array, grad_x: Array, geometry: ConvGeometry) -> None:
     """grad_x [N, C, D, H, W]: at each position, [K, OC] @ [OC, N], added back to where K was read."""
-    n, c = grad_y.shape[0], geometry.channels.inputs
     dtype = accumulator(grad_y.dtype)
-    sums = np.zeros((n, 1, c, *geometry.input_size), dtype)
-    for block in _blocks(geometry, n, dtype):
-        size = _size(block)
-        filters = _at_positions(w[:, *block], dtype).swapaxes(1, 2)  # [P, K, OC]
-        grad = _images_at_positions(grad_y[:, :, *block], dtype)  # [P, OC, N]
-        columns = (filters @ grad).reshape(*size, 1, c, *geometry.kernel_size, n)
-        add_windows(columns.transpose(3, 4, 5, 6, 7, 8, 0, 1, 2), taps_of(geometry.forward, block), sums)
-    grad_x[...] = sums[:, 0]
+    sums = np.zeros(grad_x.shape, dtype)
+    for block in _blocks(geometry, len(grad_y), dtype):
+        filters = _at_positions(w[:, *block], dtype).swapaxes(3, 4)
+        products = filters @ grad_y[:, :, *block].transpose(2, 3, 4, 1, 0).astype(dtype)  # [d, h, w, K, N]
+        columns = products.reshape(*products.shape[:3], sums.shape[1], *geometry.kernel_size, len(sums))
+        add_windows(columns.transpose(7, 3, 4, 5, 6, 0, 1, 2), taps_of(geometry.forward, block), sums)
+    grad_x[...] = sums
 
 
 def locally_connect_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -104,26 +92,23 @@ def locally_connect_backward_weight(x: Array, grad_y: Array, grad_w: Array, geom
     dtype = accumulator(x.dtype)
 
     def compute(block: Block) -> None:
-        columns = _columns_at(x, geometry, block)
-        result = _images_at_positions(grad_y[:, :, *block], dtype) @ columns.swapaxes(1, 2)  # [P, OC, K]
-        grad_w[:, *block] = result.swapaxes(0, 1).reshape(grad_w[:, *block].shape)
+        gradient = grad_y[:, :, *block].transpose(2, 3, 4, 1, 0).astype(dtype)
+        result = np.moveaxis(gradient @ _columns_at(x, geometry, block).swapaxes(3, 4), 3, 0)  # [OC, d, h, w, K]
+        grad_w[:, *block] = result.reshape(grad_w[:, *block].shape)
 
     threads.run(compute, _blocks(geometry, len(x), dtype))
 
 
 def _at_positions(w: Array, dtype: np.dtype) -> Array:
-    """W [OC, d, h, w, C, KD, KH, KW] as [P, OC, K], or bias [OC, d, h, w] as [P, OC, 1]."""
-    positions = prod(w.shape[1:4])
-    return w.reshape(w.shape[0], positions, -1).swapaxes(0, 1).astype(dtype, copy=False)
+    """W [OC, d, h, w, C, KD, KH, KW] as [d, h, w, OC, K], or bias [OC, d, h, w] as [d, h, w, OC, 1]."""
+    return np.moveaxis(w.reshape(*w.shape[:4], -1), 0, 3).astype(dtype, copy=False)
 
 
-def _images_at_positions(grad_y: Array, dtype: np.dtype) -> Array:
-    """grad_y [N, OC, d, h, w] as [P, OC, N]; N may be 0."""
-    return grad_y.reshape(*grad_y.shape[:2], prod(grad_y.shape[2:])).transpose(2, 1, 0).astype(dtype)
-
-
-def _size(block: Block) -> tuple[int, ...]:
-    return tuple(s.stop - s.start for s in block)
+def _columns_at(x: Array, geometry: ConvGeometry, block: Block) -> Array:
+    """The windows [d, h, w, K, N] that are read at the positions of a block."""
+    windows = windows_of(x, reads_of(geometry.forward, block)).transpose(5, 6, 7, 1, 2, 3, 4, 0)
+    columns = np.ascontiguousarray(windows, accumulator(x.dtype))
+    return columns.reshape(*columns.shape[:3], prod(columns.shape[3:7]), len(x))
 
 
 def _blocks(geometry: ConvGeometry, n: int, dtype: np.dtype) -> list[Block]:
@@ -137,10 +122,3 @@ def _blocks(geometry: ConvGeometry, n: int, dtype: np.dtype) -> list[Block]:
     shares = max(1, min(8, positions * widest // WORTH_SHARING))
     most = min(memory.WORKSPACE_BYTES // (widest * dtype.itemsize), -(-positions // shares))
     return list(memory.blocks(geometry.output_size, most))
-
-
-def _columns_at(x: Array, geometry: ConvGeometry, block: Block) -> Array:
-    """The windows [P, K, N] that are read at the positions (D, H, W) of a block."""
-    windows = windows_of(x, reads_of(geometry.forward, block)).transpose(5, 6, 7, 1, 2, 3, 4, 0)
-    columns = np.ascontiguousarray(windows, accumulator(x.dtype))
-    return columns.reshape(prod(_size(block)), x.shape[1] * geometry.taps, len(x))
