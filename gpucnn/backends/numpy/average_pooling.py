@@ -34,7 +34,10 @@ def average_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
             total = (planes @ np.ones(size, dtype) if size <= SHORT else planes.sum(axis=1)).reshape(part.shape)
         else:
             total = separably(np.add, 0, x[read], passes, part, dtype)
-        np.divide(total, divisor[written], out=part, casting="unsafe")
+        if divisor is not None:
+            np.divide(total, divisor[written], out=part, casting="unsafe")
+        elif total is not part:
+            part[...] = total
 
     in_pieces(pool, x, y, geometry, space, True, 1 if of_planes else dtype.itemsize)
 
@@ -47,7 +50,8 @@ def average_pool_backward(grad_y: Array, grad_x: Array, geometry: PoolGeometry) 
     divisor = _divisor(geometry, dtype, space, grad_y.shape)
 
     def spread(read: Block, written: Block, passes: Passes) -> None:
-        part, total = grad_x[written], np.divide(grad_y[read], divisor[read], dtype=dtype)
+        part = grad_x[written]
+        total = grad_y[read] if divisor is None else np.divide(grad_y[read], divisor[read], dtype=dtype)
         if not geometry.is_whole:  # rows grow last, by copies of whole rows
             total = separably(np.add, 0, total, passes[::-1], part, dtype)
         if total is not part:
@@ -57,11 +61,13 @@ def average_pool_backward(grad_y: Array, grad_x: Array, geometry: PoolGeometry) 
 
 
 @kept(DIVISORS_BYTES)
-def _divisor(geometry: PoolGeometry, dtype: np.dtype[Any], space: int, shape: tuple[int, ...]) -> Array:
-    """The divisor of each window's sum, 1 of plain sums, broadcast to `shape`, that of the windows."""
+def _divisor(geometry: PoolGeometry, dtype: np.dtype[Any], space: int, shape: tuple[int, ...]) -> Array | None:
+    """The divisor of each window's sum, None of plain sums, broadcast to `shape`, that of the windows."""
+    if geometry.divisor == "none":
+        return None
     real = np.zeros(0, dtype).real.dtype
-    if geometry.divisor not in ("padded", "valid"):
-        return np.broadcast_to(np.array(1 if geometry.divisor == "none" else geometry.divisor, real), shape)
+    if not isinstance(geometry.divisor, str):
+        return np.broadcast_to(np.array(geometry.divisor, real), shape)
     d, h, w = (tap_counts(axis, geometry.divisor == "padded") for axis in geometry.axes)
     counts: Array = d[:, None, None] * h[:, None] * w
     counts = np.maximum(counts, 1).astype(real, copy=False)  # a window that counts no tap sums to 0, and stays 0

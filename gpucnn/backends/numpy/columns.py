@@ -202,7 +202,7 @@ def windows_of(source: Array, reads: Reads) -> Array:
 
     It is a view of a zero-padded copy, in C order, where windows cross the border or the channels are innermost.
     """
-    if not any(reads.padded) and not memory.is_channels_last(source):
+    if not any(reads.padded) and (source.flags.c_contiguous or not memory.is_channels_last(source)):
         return window_view(source[:, :, *reads.inner], reads)
     part = memory.scratch("padded image", (*source.shape[:2], *reads.sizes), source.dtype)
     return window_view(part, reads, source)
