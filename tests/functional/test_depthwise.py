@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
@@ -16,7 +16,7 @@ from properties import Case, check_gradients, check_results
 from strategies import ORDERS, Windows
 
 import gpucnn.functional as F
-from gpucnn.backends.numpy import columns, depthwise, threads
+from gpucnn.backends.numpy import columns, depthwise, select, threads
 
 # padding on one side, on both and beyond the kernel; strides with and without taps for each residue; dilations of
 # neighbouring and of distant taps, both ways round; images of one row and of one column, and none in the middle
@@ -42,17 +42,24 @@ CHANNELS = [(5, 5, 5), (3, 6, 3), (6, 3, 3), (6, 4, 2), (2, 4, 2)]
 
 
 @pytest.fixture
-def cut(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets how work is cut: bytes and lanes of a piece."""
+def cut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Sets how work is cut: bytes and lanes of a piece; the fewest lanes and taps are one."""
+
+    def forget() -> None:
+        """Forget what was chosen and how work was cut, by the sizes of that time."""
+        for cache in (select.algorithm, select.contraction, depthwise._pieces, columns.pieces):
+            cache.cache_clear()
 
     def set_sizes(piece: int = 1 << 20, lanes: int = 640) -> None:
         monkeypatch.setattr(depthwise, "PIECE_BYTES", piece)
         monkeypatch.setattr(columns, "PIECE_BYTES", piece)
         monkeypatch.setattr(depthwise, "LANES", lanes)
-        depthwise._pieces.cache_clear()
-        columns.pieces.cache_clear()  # they were cut by the sizes of that time
+        monkeypatch.setattr(select, "MIN_LANES", 1)
+        monkeypatch.setattr(select, "MIN_TAPS", 1)
+        forget()
 
-    return set_sizes
+    yield set_sizes
+    forget()
 
 
 def results_of(layer: Layer) -> list[Any]:

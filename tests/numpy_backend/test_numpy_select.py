@@ -80,8 +80,9 @@ LAYERS = {  # layer, forward, backward-input
     "mobilenet-v2, 56 x 56": (layer(2, (144, 144), 56, groups=144), "depthwise", "depthwise"),
     "mobilenet-v2, 7 x 7": (layer(2, (960, 960), 7, groups=960), "depthwise", "depthwise"),
     "depthwise, two filters a channel": (layer(2, (32, 64), 7, groups=32), "im2col", "im2col"),
+    "depthwise, few channels": (layer(1, (3, 3), 512, groups=3), "im2col", "im2col"),
     "depthwise, few taps": (layer(1, (512, 512), (3200,), groups=512), "im2col", "im2col"),
-    "depthwise, taps far from each other": (layer(2, (32, 32), 56, dilation=9, groups=32), "depthwise", "depthwise"),
+    "depthwise, taps far from each other": (layer(4, (32, 32), 56, dilation=9, groups=32), "depthwise", "depthwise"),
     "deeplab aspp, rate 6": (layer(1, (2048, 256), 33, dilation=6), "direct", "direct"),
     "deeplab aspp, rate 12": (layer(1, (2048, 256), 33, dilation=12), "direct", "direct"),
     "deeplab aspp, rate 18": (layer(1, (2048, 256), 33, dilation=18), "direct", "direct"),
@@ -111,6 +112,7 @@ OF_WEIGHT = {
     "mobilenet-v2, 56 x 56": "depthwise",
     "mobilenet-v2, 7 x 7": "depthwise",
     "depthwise, two filters a channel": "im2col",
+    "depthwise, few channels": "im2col",
     "depthwise, few taps": "im2col",
     "depthwise, taps far from each other": "depthwise",
 }
