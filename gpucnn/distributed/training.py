@@ -27,14 +27,14 @@ class Ranks:
                     f"fit: communicator is a {type(communicator).__name__} without {name}, expected a "
                     "gpucnn.distributed.Communicator such as MPI()"
                 )
-        self.rank = communicator.rank
+        self.rank, self.size = communicator.rank, communicator.size
         self._communicator = communicator
         self._reducer: GradientReducer | None = None
         self._stops = False
 
     def check(self, model: Any, optimizer: Any, loaders: Mapping[str, Any]) -> None:
         """Raise ValueError where ranks would learn from the same samples, or keep gradients to themselves."""
-        place = (self.rank, self._communicator.size)
+        place = (self.rank, self.size)
         for name, loader in loaders.items():
             shard = getattr(loader, "shard", place)
             if shard != place:
@@ -141,18 +141,15 @@ class Ranks:
         rows = self._communicator.all_gather(np.array(flags, np.uint8))
         return tuple(bool(each) for each in rows.any(axis=0))
 
-    def total(self, numbers: Numbers) -> Numbers:
-        """The numbers of a tally over all ranks, added in their order; the number of batches is that of each."""
-        loss, count, hits, targets, batches = numbers
-        rows = self._communicator.all_gather(np.array([loss, count, hits, -1 if targets is None else targets]))
-        known = [int(row[3]) for row in rows if row[3] >= 0]
-        sums = [sum(float(each) for each in column) for column in rows.T[:3]]
-        return sums[0], sums[1], int(sums[2]), sum(known) if known else None, batches
+    def tallies(self, numbers: Numbers) -> list[Numbers]:
+        """The numbers of each rank's tally, in the order of ranks; all have had the same number of batches."""
+        *sums, targets, batches = numbers
+        rows = self._communicator.all_gather(np.array([*sums, -1 if targets is None else targets])).tolist()
+        return [(loss, count, int(hits), None if of < 0 else int(of), batches) for loss, count, hits, of in rows]
 
     def others(self, states: dict[str, Any]) -> list[dict[str, Any]]:
         """The states of generators of the other ranks, in order; each rank gets those of all."""
-        size = self._communicator.size
-        return [pickle.loads(self._communicated(pickle.dumps(states), rank)) for rank in range(1, size)]
+        return [pickle.loads(self._communicated(pickle.dumps(states), rank)) for rank in range(1, self.size)]
 
     def _communicated(self, data: bytes, root: int = 0) -> bytes:
         """The bytes that one rank has."""

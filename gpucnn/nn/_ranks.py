@@ -15,7 +15,7 @@ Numbers = tuple[float, float, int, int | None, int]
 class Alone:
     """The only process of a run."""
 
-    rank = 0
+    rank, size = 0, 1
 
     def check(self, model: Any, optimizer: Any, loaders: Mapping[str, Any]) -> None:
         """Raise ValueError if the parts of the run do not fit these ranks."""
@@ -42,9 +42,9 @@ class Alone:
         """For each flag, whether any rank has it."""
         return flags
 
-    def total(self, numbers: Numbers) -> Numbers:
-        """The numbers of a tally over all ranks."""
-        return numbers
+    def tallies(self, numbers: Numbers) -> list[Numbers]:
+        """The numbers of each rank's tally."""
+        return [numbers]
 
     def others(self, states: dict[str, Any]) -> list[dict[str, Any]]:
         """The states of generators of the other ranks, in order."""

@@ -21,7 +21,7 @@ from gpucnn.backends import backend_of
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.nn._chain import expect_module, pair_of
 from gpucnn.nn._progress import Display, display
-from gpucnn.nn._ranks import Alone
+from gpucnn.nn._ranks import Alone, Numbers
 from gpucnn.nn.checkpoints import File, load_checkpoint, save_checkpoint
 from gpucnn.nn.history import History
 from gpucnn.nn.keeping import evaluation, modes
@@ -497,7 +497,9 @@ class _Run:
         tallies = {"": self.tally}
         if self.validation is not None:
             tallies["validation_"] = _evaluated(self.model, self.validation, self.loss)
-        measured = {prefix: _Tally(*self.ranks.total(tally.numbers())).result() for prefix, tally in tallies.items()}
+        measured = {
+            prefix: _Tally.of_all(self.ranks.tallies(tally.numbers())).result() for prefix, tally in tallies.items()
+        }
         for prefix, (loss, accuracy) in measured.items():
             getattr(history, f"{prefix}losses").append(loss)
             if accuracy is not None:
@@ -551,7 +553,7 @@ class _Run:
         run = {
             "history": asdict(self.history),
             "batch": self.batch,
-            "tally": self.ranks.total(self.tally.numbers()),
+            "tallies": self.ranks.tallies(self.tally.numbers()),
             "seconds": self.seconds,
             "best": self.best,
             "generators": self.ranks.others(generators),
@@ -574,7 +576,7 @@ class _Run:
             )
         run = state["run"]
         try:
-            history, tally = History.from_dict(run["history"]), _Tally(*run["tally"])
+            history, tally = History.from_dict(run["history"]), self._own_tally(run["tallies"])
             batch, seconds, best = run["batch"], run["seconds"], run["best"]
             state["generators"] = self.ranks.own(state["generators"], run.get("generators", []))
             if state["best_weights"]:
@@ -582,9 +584,15 @@ class _Run:
             self._load_parts(parts, state)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"fit: {path} is of another run, expected one of this model: {error.args[0]}") from error
-        self.history, self.tally = history, _Tally(batches=tally.batches) if self.ranks.rank else tally
+        self.history, self.tally = history, tally
         self.batch, self.seconds, self.best = batch, seconds, best
         self.best_weights = {name: self.xp.asarray(array) for name, array in state["best_weights"].items()}
+
+    def _own_tally(self, tallies: Sequence[Numbers]) -> _Tally:
+        """The tally of this rank in a checkpoint; where that is of another number of ranks the first one has all."""
+        if len(tallies) == self.ranks.size:
+            return _Tally(*tallies[self.ranks.rank])
+        return _Tally(batches=tallies[0][4]) if self.ranks.rank else _Tally.of_all(tallies)
 
     def _load_parts(self, parts: dict[str, Any], state: dict[str, Any]) -> None:
         """Load the parts and the generators; they are restored if a later one refuses its state."""
@@ -617,6 +625,13 @@ class _Tally:
         self.batches = batches
         self._pending: list[tuple[Any, Any, bool, tuple[Any, Any] | None]] = []
 
+    @classmethod
+    def of_all(cls, tallies: Sequence[Numbers]) -> _Tally:
+        """The sums over all ranks, added in their order; the number of batches is that of each."""
+        losses, counts, hits, targets, batches = zip(*tallies, strict=True)
+        known = [each for each in targets if each is not None]
+        return cls(sum(losses), sum(counts), sum(hits), sum(known) if known else None, batches[0])
+
     def add(self, value: Array, output: Array, target: Array, loss: Loss) -> None:
         """Count a batch in, whose loss is `value`."""
         count = loss.count(output, target) if isinstance(loss, Loss) else len(output)
@@ -628,7 +643,7 @@ class _Tally:
         self._pending.append((value, count, getattr(loss, "reduction", "mean") == "sum", classes))
         self.batches += 1
 
-    def numbers(self) -> tuple[float, float, int, int | None, int]:
+    def numbers(self) -> Numbers:
         """The sums: loss, the divisor of its mean, hits, class targets if there are any, batches."""
         for value, count, summed, classes in self._pending:
             weight = float(count)

@@ -215,13 +215,14 @@ def test_any_number_of_ranks_goes_on(tmp_path: Path, at: int, sizes: tuple[int, 
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_as_many_ranks_go_on_bit_for_bit(tmp_path: Path, every: int) -> None:
+@pytest.mark.parametrize("at", [2, 5, 8])
+def test_as_many_ranks_go_on_bit_for_bit(tmp_path: Path, every: int, at: int) -> None:
     pytest.importorskip("safetensors")
     options: dict[str, Any] = {"dropout": 0.4, "rng": 0}
     undisturbed = on_ranks(2, lambda each: trained(each, "local", **options))[0]
     options["checkpoint"] = nn.Checkpoint(tmp_path / "run", every=every)
     with pytest.raises(EndedError):
-        on_ranks(2, lambda each: trained(each, "local", loss=Ending(5), **options))
+        on_ranks(2, lambda each: trained(each, "local", loss=Ending(at), **options))
     results = on_ranks(2, lambda each: trained(each, "local", seed=7, **options))
     for found, its_history, _ in results:
         assert_same(found, undisturbed[0])
