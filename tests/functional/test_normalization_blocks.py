@@ -31,6 +31,7 @@ CALLS: list[Call] = [  # the norm, what comes between input and weight, the inpu
     ("group_norm", (3,), (50, 12), "contiguous"),
     ("layer_norm", ((300,),), (7, 19, 300), "contiguous"),
     ("layer_norm", ((30,),), (7, 190, 30), "offset"),
+    ("layer_norm", ((30,),), (7, 190, 30), "strided"),
     ("layer_norm", ((6, 357),), (5, 6, 357), "contiguous"),
     ("layer_norm", ((12,),), (700, 12), "contiguous"),  # more rows of a block than are summed in one go
 ]

@@ -11,7 +11,8 @@ scaled by a power of two.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -128,27 +129,30 @@ def norm_backward(
     Without a mean there is no mean(g).
     """
 
-    def task(grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Any, grad_x: Any) -> tuple[Array, Array]:
+    def task(grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Any, grad_x: Any) -> tuple[Array, ...]:
         grad = _rows(grad_y, mean.dtype, "norm grad")
         values, centre, scale = _centred(_rows(x, mean.dtype, "norm x"), mean, rstd)  # h = (values - centre) * scale
-        sum_g = _channel_sums(grad)
-        sum_gh = (_channel_sums(grad, values) - centre * sum_g) * scale
+        sum_g, sum_gh = _channel_sums(grad), _channel_sums(grad, values)
+        sum_gh -= np.multiply(sum_g, centre, out=_scratch("norm g", sum_g))
+        sum_gh *= scale
         if grad_x is not None:
             mean_gh, mean_g = (_weighted(sums, weight) / max(1, geometry.count) for sums in (sum_gh, sum_g))
             slope = -rstd * scale * mean_gh
             shift = -slope * centre - (rstd * mean_g if geometry.centred else 0)
-            with computed(grad_x) as out:
+            with _written(grad_x, grad) as out:
                 np.multiply(values, slope.astype(mean.dtype), out=out)
                 out += shift.astype(mean.dtype)
-                factor = rstd if weight is None else rstd * weight
-                out += np.multiply(grad, factor, out=_scratch("norm g", grad))
-        return sum_gh, sum_g
+                g = np.multiply(grad, rstd, out=_scratch("norm g", grad))
+                if weight is not None:
+                    g *= weight
+                out += g
+        return tuple(_over_rows(sums) if by_row else sums.astype(np.float64) for sums in (sum_gh, sum_g))
 
+    by_row = len(mean) == len(x)
     totals = [np.zeros((1, *x.shape[1:3], 1)) for _ in range(2)]
     for part, sums in _in_blocks(task, x, mean, grad_y, x, mean, rstd, weight, grad_x):
         for total, values in zip(totals, sums, strict=True):
-            into = part(total)
-            into += values if len(into) == len(values) else _over_rows(values)
+            part(total)[...] += values
     for array, total in zip((grad_weight, grad_bias), totals, strict=True):
         if array is not None:
             array[...] = total
@@ -191,14 +195,31 @@ def _in_blocks(task: Callable[..., Any], x: Array, mean: Array, *arrays: Array |
         np.setbufsize(size)
 
 
-def _rows(x: Array, dtype: np.dtype[Any], name: str) -> Array:
-    """X in the dtype of sums, with P or channels innermost, of which sums are fast."""
+def _is_summed_fast(x: Array) -> bool:
+    """Whether P is innermost without gaps, or channels are."""
     innermost = min(range(5), key=lambda axis: abs(x.strides[axis]) if x.shape[axis] > 1 else x.nbytes)
-    if x.flags.c_contiguous or innermost < 3:
+    return x.flags.c_contiguous or innermost < 3
+
+
+def _rows(x: Array, dtype: np.dtype[Any], name: str) -> Array:
+    """X in the dtype of sums, in an order in which sums are fast."""
+    if _is_summed_fast(x):
         return x.astype(dtype, copy=False)
     copy = memory.scratch(name, x.shape, dtype)
     copy[...] = x
     return copy
+
+
+@contextmanager
+def _written(y: Array, like: Array) -> Iterator[Array]:
+    """An array for a result: y itself, or one in the dtype and order of `like`, which is written to y at the end."""
+    if y.dtype == like.dtype and _is_summed_fast(y):
+        yield y
+        return
+    result = _scratch("norm result", like)
+    yield result
+    with np.errstate(over="ignore"):
+        y[...] = result
 
 
 def _scratch(name: str, like: Array) -> Array:
@@ -215,11 +236,18 @@ def _apply(
     x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None, y: Array, epilogue: Epilogue
 ) -> None:
     x, mean, rstd = _centred(x, mean, rstd)
-    scale = rstd if weight is None else rstd * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    with computed(y) as out:
+    scale, shift = rstd, -mean * rstd
+    if prod(x.shape[3:]) > 1:  # else there are as many products of rstd and weights as values
+        scale = scale if weight is None else scale * weight
+        shift = shift if weight is None else shift * weight
+        shift, weight, bias = shift if bias is None else shift + bias, None, None
+    with _written(y, x) as out:
         np.multiply(x, scale, out=out)
         out += shift
+        if weight is not None:
+            out *= weight
+        if bias is not None:
+            out += bias
         if epilogue.residual is not None:
             out += epilogue.residual.astype(out.dtype, copy=False)
         activate(out, epilogue)
