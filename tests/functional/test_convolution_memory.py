@@ -28,7 +28,9 @@ def hold(backend: ArrayBackend, monkeypatch: pytest.MonkeyPatch) -> Callable[[in
     def set_limit(limit: int) -> None:
         monkeypatch.setattr(memory, "WORKSPACE_BYTES", limit)
         columns.pieces.cache_clear()  # they were cut by the limit of that time
-        depthwise._pieces.cache_clear()
+        depthwise._takes_planes.cache_clear()
+        depthwise._planes.cache_clear()
+        depthwise._lanes.cache_clear()
 
     return set_limit
 

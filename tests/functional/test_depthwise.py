@@ -43,14 +43,16 @@ CHANNELS = [(5, 5, 5), (3, 6, 3), (6, 3, 3), (6, 4, 2), (2, 4, 2)]
 
 @pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Sets how work is cut: bytes and lanes of a piece; the fewest lanes and taps are one."""
+    """Sets how work is cut: bytes and lanes of a piece, and the least plane; the fewest lanes and taps are one."""
 
     def forget() -> None:
         """Forget what was chosen and how work was cut, by the sizes of that time."""
-        for cache in (select.algorithm, select.contraction, depthwise._pieces, columns.pieces):
+        kept = depthwise._takes_planes, depthwise._planes, depthwise._lanes
+        for cache in (select.algorithm, select.contraction, *kept, columns.pieces):
             cache.cache_clear()
 
-    def set_sizes(piece: int = 1 << 20, lanes: int = 640) -> None:
+    def set_sizes(piece: int = 1 << 20, lanes: int = 640, plane: int = 1 << 30) -> None:
+        monkeypatch.setattr(depthwise, "MIN_PLANE", plane)
         monkeypatch.setattr(depthwise, "PIECE_BYTES", piece)
         monkeypatch.setattr(columns, "PIECE_BYTES", piece)
         monkeypatch.setattr(depthwise, "LANES", lanes)
@@ -81,8 +83,8 @@ def check(case: Case) -> None:
 @pytest.mark.parametrize("channels", CHANNELS, ids=str)
 def test_is_the_loops(cut: Callable[..., None], windows: Windows, channels: tuple[int, int, int]) -> None:
     case = convolution(Layer(windows, 2, channels))
-    for piece in (1 << 20, 1, 700):
-        cut(piece)
+    for piece, plane in product((1 << 20, 1, 700), (1, 1 << 30)):
+        cut(piece, plane=plane)
         check(case)
 
 
@@ -92,8 +94,8 @@ def test_is_the_loops(cut: Callable[..., None], windows: Windows, channels: tupl
 def test_every_dtype_and_order_is_the_loops(
     cut: Callable[..., None], dtype: str, channels: tuple[int, int, int], order: str
 ) -> None:
-    cut(piece=700)
-    for name in ("strided", "one row, dilated"):
+    for name, plane in product(("strided", "one row, dilated"), (1, 1 << 30)):
+        cut(piece=700, plane=plane)
         check(convolution(Layer(WINDOWS[name], 3, channels, dtype, (order,) * 3)))
 
 
@@ -116,12 +118,13 @@ def test_large_pieces_are_the_loops() -> None:
 
 
 @pytest.mark.parametrize("piece", [1 << 20, 700])
+@pytest.mark.parametrize("plane", [1, 1 << 30])
 @pytest.mark.parametrize("channels", [(3, 3, 3), (4, 4, 2)], ids=str)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_stays_within_its_windows(
-    cut: Callable[..., None], piece: int, channels: tuple[int, int, int], value: float
+    cut: Callable[..., None], piece: int, plane: int, channels: tuple[int, int, int], value: float
 ) -> None:
-    cut(piece)
+    cut(piece, plane=plane)
     layer = Layer(Windows(2, (12, 12), (3, 3), (1, 1), (1, 1), "valid"), 2, channels)
     x, w, b, grad = layer.arrays()
     w = np.abs(w) + 1
@@ -143,8 +146,11 @@ def test_large_values_are_no_reason_to_warn() -> None:
 
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("channels", [(24, 24, 24), (12, 24, 6)], ids=str)
-def test_bits_do_not_depend_on_threads(cut: Callable[..., None], order: str, channels: tuple[int, int, int]) -> None:
-    cut(piece=3000)
+@pytest.mark.parametrize("plane", [1, 1 << 30])
+def test_bits_do_not_depend_on_threads(
+    cut: Callable[..., None], order: str, channels: tuple[int, int, int], plane: int
+) -> None:
+    cut(piece=3000, plane=plane)
     before = threads.get_num_threads()
     for windows in (WINDOWS["3x3"], WINDOWS["strided"]):
         layer = Layer(windows, 3, channels, "float32", (order,) * 3)
@@ -163,7 +169,8 @@ def test_work_is_cut_whatever_the_threads(cut: Callable[..., None], monkeypatch:
     run = threads.run
     monkeypatch.setattr(threads, "run", lambda task, items: (counts.append(len(items)), run(task, items)))
     x, w = np.ones((2, 8, 20, 20), np.float32), np.ones((8, 1, 3, 3), np.float32)
-    cut(piece=4000)
-    F.conv2d(x, w, groups=8, padding=1)
-    F.conv2d_weight(x, w.shape, x, groups=8, padding=1)
-    assert sum(count > 3 for count in counts) == 2
+    for plane in (1, 1 << 30):
+        cut(piece=4000, plane=plane)
+        F.conv2d(x, w, groups=8, padding=1)
+        F.conv2d_weight(x, w.shape, x, groups=8, padding=1)
+    assert sum(count > 3 for count in counts) == 4

@@ -227,6 +227,15 @@ def test_nan_spoils_only_what_shares_its_mean(backend: ArrayBackend, name: str, 
     np.testing.assert_array_equal(np.isnan(gx), spoilt)
 
 
+def test_nan_spoils_only_its_row_of_an_rms_norm(backend: ArrayBackend, rng: np.random.Generator) -> None:
+    x = numbers(rng, (4, 6), "float64") + 3
+    expected = backend.run(F.rms_norm, x, (6,))
+    x[1, 2] = np.nan
+    y = backend.run(F.rms_norm, x, (6,))
+    assert np.isnan(y[1]).all()
+    np.testing.assert_array_equal(np.delete(y, 1, 0), np.delete(expected, 1, 0))
+
+
 # --- Edges --------------------------------------------------------------------------------------------------------
 
 

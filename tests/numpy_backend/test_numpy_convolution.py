@@ -43,7 +43,9 @@ def held_to(name: str) -> Iterator[None]:
 def forget_pieces() -> None:
     """Forget how work was cut, by the constants of that time."""
     columns.pieces.cache_clear()
-    depthwise._pieces.cache_clear()
+    depthwise._takes_planes.cache_clear()
+    depthwise._planes.cache_clear()
+    depthwise._lanes.cache_clear()
 
 
 @contextmanager

@@ -28,7 +28,6 @@ from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import NormGeometry
 
 BLOCK_VALUES = 1 << 19  # of a block, unless a statistic has more: with fewer, threads wait for the interpreter's lock
-BUFFER = 1024  # values that NumPy buffers of a broadcast operand: of its 8192, which leave L1, ops took twice as long
 FAR = 2.0  # deviations; a variance about zero has at most 1 + FAR**2 times the rounding of one about the mean
 LANES = 512  # least channels of a block where they are innermost: shorter loops take several times as long
 RUN = 128  # values that are summed in the dtype of x
@@ -188,17 +187,15 @@ def _in_blocks(task: Callable[..., Any], x: Array, mean: Array, *arrays: Array |
 
     least = LANES if channels_are_inner(x) or (is_batch and x.shape[3] == 1) else 1
     most = max(BLOCK_VALUES * prod(extents) // x.size, least)
-    size = np.setbufsize(BUFFER)  # of this context and its threads
-    try:
+    with memory.short_buffers():
         return threads.results_of(of_block, list(memory.blocks(extents, most)))
-    finally:
-        np.setbufsize(size)
 
 
 def _is_summed_fast(x: Array) -> bool:
-    """Whether P is innermost without gaps, or channels are."""
+    """Whether all is in order, or rows of P are long, or channels are innermost."""
     innermost = min(range(5), key=lambda axis: abs(x.strides[axis]) if x.shape[axis] > 1 else x.nbytes)
-    return x.flags.c_contiguous or innermost < 3
+    is_long = x.shape[4] >= RUN and x.strides[4] == x.itemsize
+    return x.flags.c_contiguous or innermost < 3 or is_long
 
 
 def _rows(x: Array, dtype: np.dtype[Any], name: str) -> Array:
@@ -284,10 +281,12 @@ def _sums(a: Array, b: Array | None = None) -> Array:
 
 def _channel_sums(a: Array, b: Array | None = None) -> Array:
     """Sums over N and P, of a or of a * b."""
-    shape = (*a.shape[:3], -1)
     if prod(a.shape[3:]) == 1:
         return a if b is None else np.multiply(a, b, out=_scratch("norm products", a))
-    return _sums(a.reshape(shape), None if b is None else b.reshape(shape))[..., None, None]
+    if a.shape[4] < RUN:
+        shape = (*a.shape[:3], 1, -1)
+        a, b = a.reshape(shape), None if b is None else b.reshape(shape)
+    return np.asarray(_sums(a, b).sum(axis=3, keepdims=True)[..., None])
 
 
 def _weighted(sums: Array, weight: Array | None) -> Array:
@@ -310,27 +309,29 @@ def _statistics(x: Array, mean: Array, var: Array, rstd: Array, centred: bool, e
         centre, square = _moments(x, centred)
         found = centre, square, 1 / np.sqrt(square + eps)
         if not ((least <= square + eps) & (square + eps <= most)).all():  # also where one is NaN
-            exponent = np.clip(-np.frexp(abs(x).max(axis=(2, 3, 4)))[1], -limits.maxexp, 3 * limits.maxexp // 4)
-            centre, square = _moments(np.ldexp(x, exponent[..., None, None, None]), centred)
+            exponent = np.clip(
+                -np.frexp(abs(x).max(axis=(2, 3, 4), keepdims=True))[1], -limits.maxexp, 3 * limits.maxexp // 4
+            )
+            centre, square = _moments(np.ldexp(x, exponent), centred)
             scale, exact = np.ldexp(1.0, exponent), np.ldexp(square, -2 * exponent)
             fits = (least <= exact + eps) & (exact + eps <= most)
             deviation = np.where(fits, np.sqrt(exact + eps), np.sqrt(square + eps * scale * scale) / scale)
             found = np.ldexp(centre, -exponent), exact, 1 / deviation
         for array, values in zip((mean, var, rstd), found, strict=True):
-            array[..., 0, 0, 0] = values
+            array[...] = values
 
 
-def _moments(x: Array, centred: bool) -> tuple[Array, Array]:
-    """Mean over C, N and P, and mean square about it, [A, B] in float64."""
-    rows = x.reshape(*x.shape[:2], -1)
-    count = rows.shape[-1]
-    if not centred:
-        return np.zeros(rows.shape[:-1]), _sums(rows, rows) / count
-    mean = _sums(rows) / count
-    var = _sums(rows, rows) / count - mean * mean
-    if not (mean * mean <= FAR * FAR * var).all():  # also where one is NaN
+def _moments(x: Array, centred: bool) -> tuple[Any, Any]:
+    """Mean over C, N and P, and mean square about it, in float64."""
+
+    def mean_of(a: Array, b: Array | None = None) -> Any:
+        return _weighted(_channel_sums(a, b), None) / prod(x.shape[2:])
+
+    mean, var = mean_of(x) if centred else np.zeros((*x.shape[:2], 1, 1, 1)), mean_of(x, x)
+    var -= mean * mean
+    if centred and not (mean * mean <= FAR * FAR * var).all():  # also where one is NaN
         centre = mean.astype(x.dtype)
-        away = np.subtract(x, centre[..., None, None, None], out=_scratch("norm h", x)).reshape(rows.shape)
-        rest = _sums(away) / count  # of the mean's rounding
-        mean, var = centre + rest, _sums(away, away) / count - rest * rest
+        away = np.subtract(x, centre, out=_scratch("norm h", x))
+        rest = mean_of(away)  # of the mean's rounding
+        mean, var = centre + rest, mean_of(away, away) - rest * rest
     return mean, np.maximum(var, 0)

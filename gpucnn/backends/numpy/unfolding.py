@@ -15,7 +15,7 @@ from gpucnn.geometry import ConvGeometry
 
 # Most entries of columns of one piece of work. Pieces of a quarter of that were no quicker on 2 threads than on one:
 # their calls are so short that threads wait for each other.
-PIECE_ITEMS = 1 << 21
+PIECE_ITEMS = 1 << 20
 
 # Numbers of a locally connected layer's weights or windows that are not worth a thread.
 WORTH_SHARING = 1 << 17
