@@ -215,14 +215,15 @@ def test_any_number_of_ranks_goes_on(tmp_path: Path, at: int, sizes: tuple[int, 
 
 
 @pytest.mark.parametrize("every", [1, 2])
-@pytest.mark.parametrize("at", [2, 5, 8])
-def test_as_many_ranks_go_on_bit_for_bit(tmp_path: Path, every: int, at: int) -> None:
+@pytest.mark.parametrize("rng", range(6))
+def test_as_many_ranks_go_on_bit_for_bit(tmp_path: Path, every: int, rng: int) -> None:
+    """The history's sums too, which round otherwise where they are added in another order."""
     pytest.importorskip("safetensors")
-    options: dict[str, Any] = {"dropout": 0.4, "rng": 0}
+    options: dict[str, Any] = {"dropout": 0.4, "rng": rng}
     undisturbed = on_ranks(2, lambda each: trained(each, "local", **options))[0]
     options["checkpoint"] = nn.Checkpoint(tmp_path / "run", every=every)
     with pytest.raises(EndedError):
-        on_ranks(2, lambda each: trained(each, "local", loss=Ending(at), **options))
+        on_ranks(2, lambda each: trained(each, "local", loss=Ending(5), **options))
     results = on_ranks(2, lambda each: trained(each, "local", seed=7, **options))
     for found, its_history, _ in results:
         assert_same(found, undisturbed[0])
