@@ -120,6 +120,24 @@ def test_a_window_that_reads_only_padding_along_one_axis(backend: ArrayBackend) 
     np.testing.assert_array_equal(grad[0, 0], [[0, 5, 5]])
 
 
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("name", ["avg_pool", "sum_pool", "max_pool"])
+def test_several_windows_that_read_only_padding_give_no_gradient(backend: ArrayBackend, rank: int, name: str) -> None:
+    x, others = np.ones((1, 2, *(1,) * rank), np.float32), (1,) * (rank - 1)
+    sizes = {
+        "kernel_size": (*others, 3),
+        "stride": (*others, 2),
+        "dilation": (*others, 2),
+    }  # taps -3, -1, 1 and -1, 1, 3
+    options: dict[str, Any] = {**sizes, "padding": (*((0, 0) for _ in others), (3, 4))}
+    if name == "avg_pool":
+        options["count_include_pad"] = False
+    y = backend.run(operation(name, rank), x, **options)
+    assert y.shape[-1] == 2
+    (grad,) = backend.run(operation(name, rank, "_backward"), np.ones_like(y), x, **options)
+    assert_same_bits(grad, np.zeros_like(x))
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_the_last_nan_of_a_window_gives_the_index(backend: ArrayBackend, dtype: str) -> None:
     nan, inf = np.nan, np.inf

@@ -309,7 +309,7 @@ def row_of(axis: AnyAxis, of_windows: bool) -> Row:
     if axis.stride == 1:
         sampling = axis.backward[0].sampling
         return Row(SHIFTED, axis.kernel, -sampling.least, last=axis.size - 1 + sampling.most)
-    if axis.stride > 2:
+    if axis.stride > 2 or not axis.backward:  # no window reads any input
         return Row(BY_TABLE)
     phases = {residue.first: residue.sampling for residue in axis.backward}
     even, odd = phases.get(0), phases.get(1)
