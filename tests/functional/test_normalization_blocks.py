@@ -126,3 +126,11 @@ def test_buffers_of_the_callers_ufuncs_keep_their_size() -> None:
     before = np.setbufsize(4096)
     F.batch_norm(np.ones((2, 3, 400), np.float32), np.zeros(3, np.float32), np.ones(3, np.float32))
     assert np.setbufsize(before) == 4096
+
+
+def test_the_gradient_of_groups_of_one_value_is_zero() -> None:
+    """Exactly, though weights and numbers round: each gradient is its own mean."""
+    rng = np.random.default_rng(3)
+    x, grad = (rng.standard_normal((9, 8)).astype(np.float32) for _ in range(2))
+    gx = F.group_norm_backward(grad, x, 8, rng.standard_normal(8).astype(np.float32))[0]
+    np.testing.assert_array_equal(gx, 0)

@@ -141,9 +141,8 @@ def norm_backward(
             with _written(grad_x, grad) as out:
                 np.multiply(values, slope.astype(mean.dtype), out=out)
                 out += shift.astype(mean.dtype)
-                g = np.multiply(grad, rstd, out=_scratch("norm g", grad))
-                if weight is not None:
-                    g *= weight
+                g = np.multiply(grad, 1 if weight is None else weight, out=_scratch("norm g", grad))
+                g *= rstd  # last, as in the shift: a gradient that is its own mean leaves 0
                 out += g
         return tuple(_over_rows(sums) if by_row else sums.astype(np.float64) for sums in (sum_gh, sum_g))
 
