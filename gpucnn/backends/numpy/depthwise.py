@@ -5,7 +5,7 @@ In lanes, images and channels are innermost: the part of the images that a block
 
 In planes, whole padded planes are rows of numbers. A tap of stride 1 reads such a row from another place on, so it is
 one product and one sum of rows. What they hold between an image's rows is not used. With few taps, which have few
-passes, this takes a third of the time of lanes, whose copies are transposes.
+passes, this takes half to two thirds of the time of lanes, whose copies are transposes (MobileNetV2's 56 x 56).
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def norm_backward(
         sum_gh -= np.multiply(sum_g, centre, out=_scratch("norm g", sum_g))
         sum_gh *= scale
         if grad_x is not None:
-            mean_gh, mean_g = (_weighted(sums, weight) / max(1, geometry.count) for sums in (sum_gh, sum_g))
+            mean_gh, mean_g = (_weighted(sums, weight) / geometry.count for sums in (sum_gh, sum_g))
             slope = -rstd * scale * mean_gh
             shift = -slope * centre - (rstd * mean_g if geometry.centred else 0)
             with _written(grad_x, grad) as out:

@@ -1,4 +1,4 @@
-"""Where a program allocated its arrays: the Python lines behind CuPy's allocations, for reports of what is left."""
+"""The Python lines behind CuPy's allocations, for reports of the arrays that a program left."""
 
 from __future__ import annotations
 
