@@ -54,7 +54,7 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     def set_sizes(piece: int = 1 << 20, lanes: int = 640, plane: int = 1 << 30) -> None:
         monkeypatch.setattr(depthwise, "MIN_PLANE", plane)
         monkeypatch.setattr(depthwise, "PIECE_BYTES", piece)
-        monkeypatch.setattr(depthwise, "PLANES_BYTES", piece)
+        monkeypatch.setattr(depthwise, "PLANE_PIECE_BYTES", piece)
         monkeypatch.setattr(columns, "PIECE_BYTES", piece)
         monkeypatch.setattr(depthwise, "LANES", lanes)
         monkeypatch.setattr(select, "MIN_LANES", 1)

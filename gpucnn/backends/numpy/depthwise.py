@@ -25,7 +25,7 @@ from gpucnn.geometry.caches import kept
 
 LANES = 640  # channels of all images of a piece, at most: 256 took 1.5 times as long on EfficientNet's 7 x 7
 PIECE_BYTES = 1 << 20  # of its images
-PLANES_BYTES = 2 << 20  # of a piece of planes: of half of that two threads take 1.1 times as long
+PLANE_PIECE_BYTES = 2 << 20  # of a piece of planes: of half of that two threads take 1.1 times as long
 MIN_PLANE = 256  # numbers of a plane: calls on rows of fewer cost more than they compute
 FEW_TAPS = 9
 
@@ -59,7 +59,7 @@ def _takes_planes(samplings: Samplings, itemsize: int) -> bool:
     if any(axis.step > 1 for axis in samplings if axis.targets > 1):
         return False
     plane = prod((axis.targets - 1) * axis.step + axis.most - axis.least + 1 for axis in samplings)
-    is_small = plane * itemsize <= min(PLANES_BYTES, memory.WORKSPACE_BYTES)
+    is_small = plane * itemsize <= min(PLANE_PIECE_BYTES, memory.WORKSPACE_BYTES)
     return plane >= MIN_PLANE and is_small and prod(len(axis.offsets) for axis in samplings) <= FEW_TAPS
 
 
@@ -107,7 +107,7 @@ def _planes(shape: tuple[int, ...], samplings: Samplings, itemsize: int) -> tupl
     """Pieces of whole planes of targets [N, G, OD, OH, OW]."""
     everything = tuple(slice(0, size) for size in shape[2:])
     reads = reads_of(samplings, everything)
-    most = min(PLANES_BYTES, memory.WORKSPACE_BYTES) // (prod(reads.sizes) * itemsize)
+    most = min(PLANE_PIECE_BYTES, memory.WORKSPACE_BYTES) // (prod(reads.sizes) * itemsize)
     blocks = memory.blocks(shape[:2], most)
     return tuple(Piece(chosen, images, everything, slice(0, 1), reads) for images, chosen in blocks)
 
