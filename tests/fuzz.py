@@ -549,7 +549,7 @@ def bias_activations(draw: Draw) -> list[Call]:
         "bias": draw.parameter(shape[1:2]),
         "residual": draw.array(shape) if draw.chance(0.5) else None,
     }
-    if draw.content == "normal":  # sums of eighths are exact, so their signs are
+    if draw.content != "integers":  # sums of eighths are exact, so it is known which side of 0 and of 6 they lie
         arrays = {name: array if array is None else np.round(array * 8) / 8 for name, array in arrays.items()}
     options = {"activation": draw.one_of(ACTIVATIONS), "negative_slope": 0.25}
     return with_gradient("bias_activation", draw.array(shape, draw.finite), arrays, options)

@@ -57,6 +57,20 @@ static Tile tile_of(const Params* p, index_t& number) {
   return {n.begin, n.end, d.begin, d.end, h.begin, h.end, w.begin, w.end};
 }
 
+// `count` scalars, at least those of a vector V; the last one overlaps that before.
+template <class V>
+INLINE void copy_vectors(const scalar_t* from, scalar_t* to, index_t count) {
+  constexpr index_t L = sizeof(V) / sizeof(scalar_t);
+  for (index_t i = 0; i < count; i += L) memcpy(to + min(i, count - L), from + min(i, count - L), sizeof(V));
+}
+
+// Short runs, for which a call of memcpy takes longer than the copy.
+INLINE void copy_run(const scalar_t* from, scalar_t* to, index_t count) {
+  if (count >= LANES) copy_vectors<vector_t>(from, to, count);
+  else if (count >= Quad::L) copy_vectors<Quad::vector>(from, to, count);
+  else copy_vectors<scalar_t>(from, to, count);
+}
+
 // to[w][c] for c in [0, channels): a row of `count` sources from index `first` on, `step` apart; zeros outside.
 static void copy_row(const scalar_t* from, const Steps& by, index_t channels, const Axis& axis, index_t first,
                      index_t step, index_t count, scalar_t* to) {
@@ -69,7 +83,7 @@ static void copy_row(const scalar_t* from, const Steps& by, index_t channels, co
   if (by.c == 1 && step * by.w == channels) {
     memcpy(to, inner, count * channels * sizeof(scalar_t));
   } else if (by.c == 1) {
-    for (index_t w = 0; w < count; w++) memcpy(to + w * channels, inner + w * step * by.w, channels * sizeof(scalar_t));
+    for (index_t w = 0; w < count; w++) copy_run(inner + w * step * by.w, to + w * channels, channels);
   } else if (step * by.w == 1) {
     copy_transposed(inner, by.c, to, channels, channels, count);
   } else {

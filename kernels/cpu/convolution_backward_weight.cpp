@@ -2,7 +2,8 @@
 //
 // A work item is a part of the channels and a part of the filters of a group, and a range of tiles of outputs. Its sums
 // [m][lane], a lane for each tap and channel, stay in the second-level cache. For each tile it goes through panels of a
-// few vectors of lanes: gathers what they read at each position, and multiplies that with the gradients of its filters.
+// few vectors of lanes: gathers what they read at each position, and multiplies that with the gradients of its filters,
+// which are packed once a tile.
 //
 // Images with channels innermost are read in place, at the positions where a tap reads the image. Others are copied for
 // each tile (blocks.hpp) with zeros for padding; there the runs of all taps follow each other in a panel, so that few
@@ -32,7 +33,7 @@ struct Params {
 
 constexpr index_t GATHERED = 128;  // positions at a time: their panel stays in the first-level cache
 constexpr index_t FEW = 32;        // filters, which read x where it is: to gather it takes longer than it saves
-constexpr index_t PAGE = 4096;     // bytes: pixels that are pages apart displace each other from the caches
+constexpr index_t PACKED = max(LANES, SUM_ROWS);  // filters whose gradients are packed together
 constexpr int WIDTH = SUM_VECTORS * LANES;
 
 // The channels [c, c + channels) and filters [m, m + filters) of a group.
@@ -49,7 +50,7 @@ struct Pixels {
   const scalar_t* data;
   index_t first;    // that of the tile's first position and tap; in an array it can be padding
   Steps hop, tap;   // from position to position, and from tap to tap
-  index_t ahead;    // from here to the next tile
+  index_t ahead;    // from here to the next tile, which is fetched meanwhile; 0 for what is read again
 };
 
 // Of a panel: lanes that are consecutive in memory.
@@ -69,22 +70,22 @@ struct Item : Axes<Params> {
   const Params* p;
   Part part;
   Runs runs;
-  scalar_t *sums, *block, *copied, *panel;
+  scalar_t *sums, *block, *packed, *panel;
   index_t *panel_at, *at, *grads_at;  // of positions: where they are in the panel, their pixels, and their gradients
 
   Item(const Params* p, const Part& part, scalar_t* sums, scalar_t* workspace)
       : Axes(p), p(p), part(part), runs(d, h, w, part.channels, !p->in_place), sums(sums), block(workspace),
-        copied(block + round_up(p->block + WIDTH, LANES)),
-        panel(copied + round_up(p->positions * p->part_m + MAX_SUM_ROWS, LANES)),
+        packed(block + round_up(p->block + WIDTH, LANES)),
+        panel(packed + round_up(p->positions * p->part_m + MAX_SUM_ROWS, LANES)),
         panel_at(reinterpret_cast<index_t*>(panel + (GATHERED + 1) * WIDTH)), at(panel_at + GATHERED),
         grads_at(at + p->positions) {}
 
   void add(const Tile& tile, const scalar_t* x, const scalar_t* grad_y) const {
     Pixels pixels = pixels_of(tile, x + (part.g * p->channels + part.c) * p->x_c);
-    Pixels grads = grads_of(tile, grad_y + (part.g * p->filters + part.m) * p->y_c);
     // Where padding is not copied as zeros, a panel has the lanes of one run.
     index_t stretches = p->in_place ? runs.count() : 1, lanes = runs.count() * runs.length / stretches;
     index_t vectors = ceil_div(lanes, LANES), panels = ceil_div(vectors, SUM_VECTORS), count = 0;
+    Pixels grads = grads_of(tile, grad_y + (part.g * p->filters + part.m) * p->y_c, stretches * panels == 1);
     Range reached{0, 0};
     for (index_t i = 0; i < stretches * panels; i++) {
       Range here = part_of(vectors, i % panels, panels);
@@ -102,7 +103,7 @@ struct Item : Axes<Params> {
     if (p->in_place) {
       Steps hop{p->x_n, 1, d.step * p->x_d, h.step * p->x_h, w.step * p->x_w};
       Steps tap{0, 1, d.gap * p->x_d, h.gap * p->x_h, w.gap * p->x_w};
-      return {x, first(hop, tile) + d.least * p->x_d + h.least * p->x_h + w.least * p->x_w, hop, tap, ahead(hop, tile)};
+      return {x, first(hop, tile) + d.least * p->x_d + h.least * p->x_h + w.least * p->x_w, hop, tap, 0};
     }
     Block read(d, h, w, tile, part.channels);
     read.fill(x, {p->x_n, p->x_c, p->x_d, p->x_h, p->x_w}, d, h, w, tile, block);
@@ -112,17 +113,37 @@ struct Item : Axes<Params> {
     return {block, 0, hop, tap, 0};
   }
 
-  // In place where register tiles are whole, which read nothing beyond.
-  Pixels grads_of(const Tile& tile, const scalar_t* y) const {
+  // The gradients of a tile: in place, where they are read once, in whole register tiles; else as
+  // packed[m / PACKED][position][m % PACKED], as images have them so far apart that they displace each other from the
+  // first-level cache.
+  Pixels grads_of(const Tile& tile, const scalar_t* y, bool is_read_once) const {
     Steps by{p->y_n, p->y_c, p->y_d, p->y_h, p->y_w};
-    bool is_whole = p->y_c == 1 && part.filters % SUM_ROWS == 0;
-    if (is_whole && p->y_w * sizeof(scalar_t) % PAGE) return {y, first(by, tile), by, {}, ahead(by, tile)};
+    if (is_read_once && by.c == 1 && part.filters % SUM_ROWS == 0)
+      return {y, first(by, tile), by, {}, ahead(by, tile)};
+    Steps number{tile.ds * tile.hs * tile.ws, 0, tile.hs * tile.ws, tile.ws, 1};  // of positions
     Axis od{p->od, p->od, 1, 1, 0, 1, 0}, oh{p->oh, p->oh, 1, 1, 0, 1, 0}, ow{p->ow, p->ow, 1, 1, 0, 1, 0};
-    Block read(od, oh, ow, tile, part.filters);
-    read.fill(y, by, od, oh, ow, tile, copied);
-    Steps hop{read.offset(1, 0, 0, 0), 1, read.offset(0, 1, 0, 0), read.offset(0, 0, 1, 0), read.offset(0, 0, 0, 1)};
-    return {copied, 0, hop, {}, 0};
+    if (by.c == 1) pack_pixels(tile, y + first(by, tile), by);
+    for (index_t m = 0; m < part.filters && by.c != 1; m += PACKED)
+      Block(od, oh, ow, tile, width(m)).fill(y + m * by.c, by, od, oh, ow, tile, packed + m * p->positions);
+    return {packed, 0, number, {}, 0};
   }
+
+  // One pixel after the other: its filters lie next to each other.
+  void pack_pixels(const Tile& tile, const scalar_t* y, const Steps& by) const {
+    index_t position = 0;
+    for (index_t n = 0; n < tile.ns; n++)
+      for (index_t a = 0; a < tile.ds; a++)
+        for (index_t b = 0; b < tile.hs; b++)
+          for (index_t c = 0; c < tile.ws; c++, position++) {
+            const scalar_t* pixel = y + n * by.n + a * by.d + b * by.h + c * by.w;
+            for (index_t m = 0; m < part.filters; m += PACKED)
+              copy_run(pixel + m, packed + m * p->positions + position * width(m), width(m));
+          }
+  }
+
+  // Of the packed gradients that hold those of filter m: the filters of a position, and the first position's of m.
+  index_t width(index_t m) const { return min(PACKED, part.filters - m / PACKED * PACKED); }
+  const scalar_t* row(index_t m) const { return packed + m / PACKED * PACKED * p->positions + m % PACKED; }
 
   static index_t first(const Steps& hop, const Tile& tile) {
     return tile.n * hop.n + tile.d * hop.d + tile.h * hop.h + tile.w * hop.w;
@@ -155,9 +176,14 @@ struct Item : Axes<Params> {
         from = panel, from_at = panel_at;
       }
       for (index_t m = 0; m < part.filters; m += SUM_ROWS) {
-        auto tile = part.filters - m > SUM_ROWS / 2 ? correlate_tile<SUM_ROWS, V> : correlate_tile<SUM_ROWS / 2, V>;
-        tile(from, from_at, here, grads.data + m, grads_at + i, lanes.begin == 0 ? grads.ahead : 0,
-             sums + m * p->row + lanes.begin, p->row);
+        scalar_t* to = sums + m * p->row + lanes.begin;
+        const scalar_t* in_place = grads.data + m;
+        if (grads.data != packed)
+          correlate_tile<SUM_ROWS, V, true>(from, from_at, here, in_place, 1, grads_at + i, grads.ahead, to, p->row);
+        else if (part.filters - m > SUM_ROWS / 2)
+          correlate_tile<SUM_ROWS, V, false>(from, from_at, here, row(m), width(m), grads_at + i, 0, to, p->row);
+        else
+          correlate_tile<SUM_ROWS / 2, V, false>(from, from_at, here, row(m), width(m), grads_at + i, 0, to, p->row);
       }
     }
   }
@@ -196,18 +222,11 @@ struct Item : Axes<Params> {
     for (index_t i = 0; i < count; i++) {
       const scalar_t* pixel = pixels.data + offsets[i];
       panel_at[i] = i * V * LANES;
-      if (number == 1) copy<V>(pixel + segments[0].offset, panel + panel_at[i], V, pixels.ahead);
-      for (index_t s = 0; s < number && number > 1; s++)
-        copy<0>(pixel + segments[s].offset, panel + panel_at[i] + segments[s].lane, segments[s].vectors, pixels.ahead);
-    }
-  }
-
-  // `vectors` vectors, of which V are known at compile time.
-  template <int V>
-  INLINE void copy(const scalar_t* from, scalar_t* to, index_t vectors, index_t ahead) {
-    for (index_t v = 0; v < (V ? V : vectors); v++) {
-      store(to + v * LANES, load(from + v * LANES));
-      __builtin_prefetch(from + ahead + v * LANES, 0, 2);
+      for (int v = 0; v < V && number == 1; v++)
+        store(panel + panel_at[i] + v * LANES, load(pixel + segments[0].offset + v * LANES));
+      for (const Segment* s = segments; s < segments + number && number > 1; s++)
+        for (index_t v = 0; v < s->vectors; v++)
+          store(panel + panel_at[i] + s->lane + v * LANES, load(pixel + s->offset + v * LANES));
     }
   }
 };
@@ -219,7 +238,7 @@ static void write_filter(const Params* p, const Part& part, index_t m, const sca
     for (index_t h = 0; h < p->kh; h++)
       for (index_t w = 0; w < p->kw; w++, from += part.channels) {
         scalar_t* tap = to + d * p->w_d + h * p->w_h + w * p->w_w;
-        if (p->w_c == 1) memcpy(tap, from, part.channels * sizeof(scalar_t));
+        if (p->w_c == 1) copy_run(from, tap, part.channels);
         for (index_t c = 0; c < part.channels && p->w_c != 1; c++) tap[c * p->w_c] = from[c];
       }
 }
