@@ -1,8 +1,10 @@
 // Threads that share the work items of a kernel.
 //
-// A call of a kernel is one job: its thread and up to `threads` - 1 helpers take items one by one. Helpers that have nothing
-// to do look for a job for 200 us, which is longer than it takes from one layer to the next, and then sleep: to wake
-// one takes about 50 us. There is one job at a time; a thread that finds another one's does its own work alone.
+// A call of a kernel is one job: its thread and up to `threads` - 1 helpers take items one by one. Each begins with a share
+// of its own, the same of each job, and so finds in its cache what it wrote in the layer before: on two cores MobileNetV2
+// takes 0.85 of the time that it takes where items are taken from one end. Helpers that have nothing to do look for a job
+// for 200 us, which is longer than it takes from one layer to the next, and then sleep: to wake one takes about 50 us.
+// There is one job at a time; a thread that finds another one's does its own work alone.
 #include <pthread.h>
 #include <signal.h>
 
@@ -14,6 +16,7 @@
 
 #include "vectors.hpp"
 
+static constexpr int64_t MAX_SHARES = 64;
 static constexpr int MAX_ARGUMENTS = 24;  // pointers of a kernel: its Params and arrays
 static constexpr int64_t PATIENCE = 200'000;  // ns of a helper, before it sleeps
 static constexpr int POLLS = 10000;           // of the helpers of a job, before its thread yields
@@ -77,24 +80,47 @@ struct Workspace {
   }
 };
 
+// The work items with which one thread begins, in a cache line of their own. No std::atomic: to make all that a job has
+// room for would set each of them to zero.
+struct alignas(64) Share {
+  int64_t next, end;
+
+  int64_t take() { return std::atomic_ref(next).fetch_add(1); }
+};
+
 struct Job {
   void* function;
   void* const* arguments;
   call_t call;
   size_t workspace;
-  int64_t items;
-  std::atomic<int64_t> next{0};
+  int64_t shares;  // at least 1
   std::atomic<bool> lacks_memory{false};
+  Share share[MAX_SHARES];
 
-  void work() {
+  void cut(int64_t items, int64_t threads) {
+    shares = min(threads, MAX_SHARES);
+    for (int64_t i = 0; i < shares; i++) share[i] = {items * i / shares, items * (i + 1) / shares};
+  }
+
+  // Of the thread of that number: its share first, then what is left of the others'.
+  void work(int64_t number) {
     static thread_local Workspace mine;
     void* memory = workspace ? mine.of(workspace) : nullptr;
     if (workspace && !memory) {
       lacks_memory = true;
       return;
     }
-    for (int64_t item; (item = next.fetch_add(1)) < items;) call(function, arguments, memory, item);
+    for (int64_t i = 0; i < shares; i++) {
+      Share& from = share[(number + i) % shares];
+      for (int64_t item; (item = from.take()) < from.end;) call(function, arguments, memory, item);
+    }
     if (mine.size > KEPT) mine.release();
+  }
+
+  bool is_done() const {
+    for (const Share* each = share; each < share + shares; each++)
+      if (each->next < each->end) return false;
+    return true;
   }
 };
 
@@ -111,15 +137,16 @@ struct Pool {
   pthread_mutex_t sleep = PTHREAD_MUTEX_INITIALIZER;
   pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
   int64_t helpers = 0;
+  std::atomic<int64_t> numbered{0};   // helpers that have a number
 
   // A helper enters before it reads the job, and the job's thread takes that away before it looks who is inside: so either
   // the helper finds no job, or the thread waits for it.
-  void help() {
+  void help(int64_t number) {
     for (int64_t seen = 0;;) {
       seen = next_job(seen);
       inside++;
       Job* found = job;
-      if (found && seats.fetch_sub(1) > 0) found->work();
+      if (found && seats.fetch_sub(1) > 0) found->work(number);
       inside--;
     }
   }
@@ -146,7 +173,7 @@ struct Pool {
       pthread_cond_broadcast(&wake);
       pthread_mutex_unlock(&sleep);
     }
-    mine.work();
+    mine.work(0);
     job = nullptr;
     for (int i = 0; inside > 0; i++) i < POLLS ? pause_briefly() : void(sched_yield());
   }
@@ -157,7 +184,7 @@ struct Pool {
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for the program's own threads
     int failed = pthread_create(&thread, nullptr, [](void* pool) -> void* {
-      static_cast<Pool*>(pool)->help();
+      static_cast<Pool*>(pool)->help(++static_cast<Pool*>(pool)->numbered);
       return nullptr;
     }, this);
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
@@ -203,17 +230,18 @@ INLINE int64_t elements(const Program* program, const char* object) {
 static bool run_call(const Call* call, void* const* arguments, int64_t threads) {
   Job job;
   job.function = call->function, job.arguments = arguments;
-  job.workspace = size_t(call->workspace), job.items = call->items;
+  job.workspace = size_t(call->workspace);
   job.call = call_with(call->count, std::make_index_sequence<MAX_ARGUMENTS + 1>());
-  int64_t helpers = min(threads, job.items) - 1;
+  int64_t helpers = min(threads, call->items) - 1;
+  job.cut(call->items, helpers + 1);
   Pool* shared = helpers > 0 ? the_pool() : nullptr;
   if (shared && pthread_mutex_trylock(&shared->use) == 0) {
     shared->share(job, helpers);
     pthread_mutex_unlock(&shared->use);
   } else {
-    job.work();
+    job.work(0);
   }
-  return !(job.lacks_memory && job.next < job.items);
+  return !job.lacks_memory || job.is_done();
 }
 
 // Runs the calls of a program one after the other. Returns the bytes of a workspace that there is no memory for, else 0.
