@@ -90,6 +90,11 @@ REPLAYED: dict[str, Callable[[], Any]] = {
     "interpolate": lambda: F.interpolate(X, 9, mode="bilinear", align_corners=False),
     "im2col": lambda: F.im2col(X, 3),
     "linear": lambda: F.linear(numbers(2, 128), numbers(64, 128)),
+    "out": lambda: F.max_pool2d(X, 2, out=np.empty((2, 4, 3, 2), np.float32)),
+    "out in another order": lambda: F.conv2d(X, W, out=np.empty((2, 4, 3, 8), np.float32).transpose(0, 3, 1, 2)),
+    "out in steps": lambda: F.conv2d(X, W, out=np.empty((2, 8, 4, 6), np.float32)[..., ::2]),
+    "out of a gradient": lambda: F.conv2d_weight(X, W.shape, numbers(2, 8, 4, 3), out=np.empty_like(W)),
+    "out beside statistics": lambda: F.layer_norm(X, 5, return_statistics=True, out=np.empty_like(X)),
 }  # fmt: skip
 
 READ_EACH_TIME: dict[str, Callable[[], Any]] = {
@@ -105,7 +110,6 @@ READ_EACH_TIME: dict[str, Callable[[], Any]] = {
         X.astype(np.float16), *[array.astype(np.float16) for array in CHANNEL[:2]], training=True
     ),
     "16 bits": lambda: F.conv2d(X.astype(np.float16), W.astype(np.float16)),
-    "out": lambda: F.max_pool2d(X, 2, out=np.empty((2, 4, 3, 2), np.float32)),
     "elements between whole steps": lambda: F.max_pool2d(_shifted(X), 2),
     "nothing": lambda: F.max_pool2d(X[:0], 2),
 }
@@ -191,6 +195,32 @@ def test_a_part_of_one_array_as_another_argument_is_read_each_time(kept: dict[An
         y = F.conv2d(both[:2], both[1:, :, :3, :3])
         assert not kept
     assert facts(F.conv2d(both[:2].copy(), both[1:, :, :3, :3].copy())) == facts(y)
+
+
+def test_a_replay_writes_to_the_out_of_its_call(kept: dict[Any, Any]) -> None:
+    x, expected = numbers(3, 4, 6, 5), F.max_pool2d(numbers(3, 4, 6, 5), 2)
+    for change in (1, 3, 2):
+        y = np.full(expected.shape, np.nan, np.float32)
+        assert F.max_pool2d(x * np.float32(change), 2, out=y) is y
+        np.testing.assert_array_equal(y, expected * change)
+
+
+def test_an_out_that_shares_memory_is_looked_at_each_time(kept: dict[Any, Any]) -> None:
+    """Refused where an element is shared, also after calls that were replayed; computed where none is."""
+    x = numbers(2, 4, 6, 5)
+    for _ in range(2):
+        y = F.bias_activation(x, out=np.empty_like(x), activation="relu")
+    assert [replay is not None for replay in kept.values()] == [True]
+    for shared in (x, x[::1]):
+        before = x.copy()
+        with pytest.raises(ValueError, match="shares memory"):
+            F.bias_activation(x, out=shared, activation="relu")
+        np.testing.assert_array_equal(x, before)
+    both = np.zeros((4, 4, 6, 5), np.float32)
+    both[::2] = x
+    for _ in range(3):
+        F.bias_activation(both[::2], out=both[1::2], activation="relu")
+        np.testing.assert_array_equal(both[1::2], y)
 
 
 def test_indices_are_checked_each_time(kept: dict[Any, Any]) -> None:

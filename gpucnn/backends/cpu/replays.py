@@ -39,13 +39,16 @@ class CompiledReplays(Replays):
         super().__init__(np.ndarray, partial(map, attrgetter(*FORM)), serves)
 
     def record(self, arrays: Sequence[Array], call: Callable[[], Any], out: Array | None) -> Recorded:
-        """Run a call and record it; with `out`, whose overlap with others is checked each time, there is no replay."""
+        """Run a call and record it; a replay with `out` serves for arrays of which none may share its memory."""
         if any(np.may_share_memory(*pair) for pair in combinations(arrays, 2)):  # a place in both would be ambiguous
             return Recorded(call(), is_final=False)
         recording = Recording(arrays)
         with listening(recording):
             result = call()
-        return Recorded(result, recording.replay(result), recording.constant_bytes)
+        return Recorded(result, recording.replay(result, out), recording.constant_bytes)
+
+    def learn(self, replay: Replay, arrays: Sequence[Array]) -> None:
+        """Nothing: the operation itself looks whether arrays share elements with `out`."""
 
 
 class Recording:
@@ -105,14 +108,14 @@ class Recording:
         """Bytes of the constants."""
         return sum(array.nbytes for array in self._constants)
 
-    def replay(self, result: Any) -> Replay | None:
+    def replay(self, result: Any, out: Array | None = None) -> Replay | None:
         """A function that repeats the call for other arrays of the same form, with a result of the form of `result`."""
         results = result if isinstance(result, tuple) else (result,)
         answers, makers = [], [*self._makers]
         for each in results:
             number, distance = (0, 0) if each is None else self._place(each)
             answers.append(number)
-            if each is not None:  # `out` is none of the new arrays
+            if each is not None and each is not out:
                 is_new = number >= self._first_new and distance == 0 and each.size == self._arrays[number].size
                 if not is_new or number in {*answers[:-1], *self._zeroed}:
                     return None
@@ -127,7 +130,19 @@ class Recording:
             launches(call)
             return tuple([call[number] for number in answers]) if is_tuple else call[answers[0]]
 
-        return replay
+        given = [self._arrays[number] for number in range(1, self._first_new)]
+        return replay if out is None else _apart(replay, [each is out for each in given].index(True))
+
+
+def _apart(replay: Replay, at: int) -> Replay:
+    """A replay for calls in which array number `at` shares no memory with the others."""
+
+    def call(arrays: Sequence[Array]) -> Any:
+        others = [*arrays]
+        out = others.pop(at)
+        return NotImplemented if any(np.may_share_memory(out, each) for each in others) else replay(arrays)
+
+    return call
 
 
 def _holds(array: Array, at: int) -> bool:
