@@ -113,7 +113,8 @@ KERNEL pointwise(const Params* p, const scalar_t* x, const scalar_t* w, const sc
   index_t begin = n * p->y_n + g * p->filters * p->y_c;
   y += begin, residual = residual ? residual + begin : nullptr;
   w += g * p->filters * p->channels, bias = bias ? bias + g * p->bias_g : nullptr;
-  if (min(p->channels, p->filters) <= FEW) {
+  bool has_short_tail = p->positions % LANES * 4 <= p->positions;  // of which strips take one position at a time
+  if (min(p->channels, p->filters) <= FEW && has_short_tail) {
     Range positions{panels.first(part.begin) * LANES, min(panels.first(part.end) * LANES, p->positions)};
     return multiply_strips(p, x, w, bias, residual, y, positions);
   }

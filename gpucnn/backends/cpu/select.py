@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum, auto
 from math import prod
 
+import numpy as np
+
 from gpucnn.backends.cpu import depthwise, folding
 from gpucnn.backends.cpu.tiling import Samplings
 from gpucnn.geometry import ConvGeometry
@@ -13,6 +15,7 @@ WINOGRAD_CHANNELS = 16  # fewer are less than a vector
 FEW_FILTERS = 4  # whose dot products with pixels take less time than a vector of filters
 DOT_CHANNELS = 16  # fewer fill no vector
 POINTWISE_POSITIONS = 112  # of an image: of 49 positions a quarter of the lanes would have nothing to do
+VECTOR_BYTES = 64  # of the widest vector, which few filters fill less than the positions of any image that does
 _OF_NUMPY = ("direct", "im2col")
 
 
@@ -112,10 +115,13 @@ def contraction(
         return chosen
     if tiled and _tiles_pay(batch, weight, samplings):
         return "winograd"
-    if all(axis.is_identity for axis in samplings) and prod(axis.targets for axis in samplings) >= POINTWISE_POSITIONS:
-        if order is Order.ROWS:
+    if all(axis.is_identity for axis in samplings):
+        positions, has_few_filters = prod(axis.targets for axis in samplings), weight[1] <= FEW_FILTERS
+        least = VECTOR_BYTES // np.dtype(dtype).itemsize if has_few_filters else POINTWISE_POSITIONS
+        if order is Order.ROWS and positions >= least:
             return "pointwise"
-        if order is Order.PIXELS and weight[1] <= FEW_FILTERS and weight[2] >= DOT_CHANNELS:
+        is_long = positions >= POINTWISE_POSITIONS
+        if order is Order.PIXELS and is_long and has_few_filters and weight[2] >= DOT_CHANNELS:
             return "pointwise_dots"
     return "implicit_gemm"
 
