@@ -30,6 +30,7 @@ Replay = Callable[[Sequence[Array]], Any]
 Forms = Callable[[Sequence[Array]], Iterable[Hashable]]
 
 MAX_KEPT = 4096  # forms of calls; beyond it all are dropped, for programs whose sizes never recur
+MAX_DISTANCES = 64  # sets of address distances between interleaved arrays, kept per form of call
 MAX_CONSTANT_BYTES = 64 << 20  # of the tables that they read; beyond it all are dropped as well
 
 _BOOLS = frozenset({bool})
@@ -66,7 +67,8 @@ class Replays(ABC):
 
     def learn(self, replay: Replay, arrays: Sequence[Array]) -> None:
         """Take note that the operation itself accepted arrays for which a replay did not serve."""
-        raise NotImplementedError
+        if isinstance(replay, Apart):
+            replay.learn(arrays)
 
     def __call__(self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Call the operation, or replay it: the result is that of ``operation(*arguments, **named)``."""
@@ -139,6 +141,50 @@ class Replays(ABC):
             for name, value in given
             if type(value) is self._array
         )
+
+
+class Apart:
+    """`replay` for calls where `out` does not overlap the other arrays.
+
+    Two arrays may interleave without sharing an element, like slices of the channels of one array. Whether they do
+    follows from the distance of their addresses: one that the operation accepted once is not checked again.
+    """
+
+    def __init__(self, replay: Replay, arrays: Sequence[Array], out: Array, address: Callable[[Array], int]) -> None:
+        """`arrays` are those of the call that was recorded, `address` gives where the elements of an array begin."""
+        self._replay, self._address = replay, address
+        self._spans = [_span(array) for array in arrays]
+        self._at = next(index for index, array in enumerate(arrays) if array is out)
+        self._seen = {self._between(arrays)}
+
+    def __call__(self, arrays: Sequence[Array]) -> Any:
+        """The replay's result; NotImplemented where arrays may share memory."""
+        between = self._between(arrays)
+        return self._replay(arrays) if not between or between in self._seen else NotImplemented
+
+    def learn(self, arrays: Sequence[Array]) -> None:
+        """Record that the operation accepted arrays at these distances."""
+        if len(self._seen) >= MAX_DISTANCES:
+            self._seen.clear()
+        self._seen.add(self._between(arrays))
+
+    def _between(self, arrays: Sequence[Array]) -> tuple[tuple[int, int], ...]:
+        """The arrays whose address range intersects that of `out`, and their distances from it."""
+        spans, at = self._spans, self._at
+        out = self._address(arrays[at])
+        low, high = (out + reach for reach in spans[at])
+        found: list[tuple[int, int]] = []
+        for index, (begin, end) in enumerate(spans):
+            address = self._address(arrays[index])
+            if address + begin < high and low < address + end and index != at:
+                found.append((index, address - out))
+        return tuple(found)
+
+
+def _span(array: Array) -> tuple[int, int]:
+    """Byte offsets from an array's address to its lowest byte, and to the first byte past its end."""
+    steps = [(size - 1) * step for size, step in zip(array.shape, array.strides, strict=True)]
+    return sum(step for step in steps if step < 0), sum(step for step in steps if step > 0) + array.itemsize
 
 
 REPLAYERS: dict[type, Replays] = {}

@@ -57,20 +57,6 @@ static Tile tile_of(const Params* p, index_t& number) {
   return {n.begin, n.end, d.begin, d.end, h.begin, h.end, w.begin, w.end};
 }
 
-// `count` scalars, at least those of a vector V; the last one overlaps that before.
-template <class V>
-INLINE void copy_vectors(const scalar_t* from, scalar_t* to, index_t count) {
-  constexpr index_t L = sizeof(V) / sizeof(scalar_t);
-  for (index_t i = 0; i < count; i += L) memcpy(to + min(i, count - L), from + min(i, count - L), sizeof(V));
-}
-
-// Short runs, for which a call of memcpy takes longer than the copy.
-INLINE void copy_run(const scalar_t* from, scalar_t* to, index_t count) {
-  if (count >= LANES) copy_vectors<vector_t>(from, to, count);
-  else if (count >= Quad::L) copy_vectors<Quad::vector>(from, to, count);
-  else copy_vectors<scalar_t>(from, to, count);
-}
-
 // to[w][c] for c in [0, channels): a row of `count` sources from index `first` on, `step` apart; zeros outside.
 static void copy_row(const scalar_t* from, const Steps& by, index_t channels, const Axis& axis, index_t first,
                      index_t step, index_t count, scalar_t* to) {

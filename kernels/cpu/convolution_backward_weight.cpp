@@ -122,23 +122,9 @@ struct Item : Axes<Params> {
       return {y, first(by, tile), by, {}, ahead(by, tile)};
     Steps number{tile.ds * tile.hs * tile.ws, 0, tile.hs * tile.ws, tile.ws, 1};  // of positions
     Axis od{p->od, p->od, 1, 1, 0, 1, 0}, oh{p->oh, p->oh, 1, 1, 0, 1, 0}, ow{p->ow, p->ow, 1, 1, 0, 1, 0};
-    if (by.c == 1) pack_pixels(tile, y + first(by, tile), by);
-    for (index_t m = 0; m < part.filters && by.c != 1; m += PACKED)
+    for (index_t m = 0; m < part.filters; m += PACKED)
       Block(od, oh, ow, tile, width(m)).fill(y + m * by.c, by, od, oh, ow, tile, packed + m * p->positions);
     return {packed, 0, number, {}, 0};
-  }
-
-  // One pixel after the other: its filters lie next to each other.
-  void pack_pixels(const Tile& tile, const scalar_t* y, const Steps& by) const {
-    index_t position = 0;
-    for (index_t n = 0; n < tile.ns; n++)
-      for (index_t a = 0; a < tile.ds; a++)
-        for (index_t b = 0; b < tile.hs; b++)
-          for (index_t c = 0; c < tile.ws; c++, position++) {
-            const scalar_t* pixel = y + n * by.n + a * by.d + b * by.h + c * by.w;
-            for (index_t m = 0; m < part.filters; m += PACKED)
-              copy_run(pixel + m, packed + m * p->positions + position * width(m), width(m));
-          }
   }
 
   // Of the packed gradients that hold those of filter m: the filters of a position, and the first position's of m.

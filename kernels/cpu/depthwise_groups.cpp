@@ -89,17 +89,6 @@ INLINE index_t flat_size(const Params* p, const Box& box) {
   return round_up(((box.ds - 1) * p->rows + box.hs - 1) * p->pitch + box.ws, 2 * LANES);
 }
 
-// to[i] = from[i] for i in [0, count), a vector at a time: the last one overlaps the one before.
-template <int LENGTH = LANES>
-INLINE void copy_run(const scalar_t* from, index_t count, scalar_t* to) {
-  if (count >= LENGTH) {
-    for (index_t i = 0; i < count - LENGTH; i += LENGTH) memcpy(to + i, from + i, LENGTH * sizeof(scalar_t));
-    memcpy(to + count - LENGTH, from + count - LENGTH, LENGTH * sizeof(scalar_t));
-  } else if constexpr (LENGTH > 1) {
-    copy_run<LENGTH / 2>(from, count, to);
-  }
-}
-
 template <int STEP>
 INLINE void copy_strided(const scalar_t* from, index_t step, index_t count, scalar_t* to) {
   if (STEP) step = STEP;
@@ -107,7 +96,7 @@ INLINE void copy_strided(const scalar_t* from, index_t step, index_t count, scal
 }
 
 INLINE void copy_row(const scalar_t* from, index_t step, index_t count, scalar_t* to) {
-  if (step == 1) return copy_run(from, count, to);
+  if (step == 1) return copy_run(from, to, count);
   step == 2 ? copy_strided<2>(from, step, count, to) : copy_strided<0>(from, step, count, to);
 }
 
@@ -225,7 +214,7 @@ constexpr decltype(&sum_part<1>) SUM_PART[] = {nullptr, sum_part<1>, sum_part<2>
 // A row of targets, of which part r has those at i * p->hop_w + r: sums are `part` apart.
 INLINE void interleave(const Params* p, const scalar_t* sums, index_t part, index_t count, scalar_t* to, index_t by) {
   if (p->hop_w == 1 && by == 1) {
-    copy_run(sums, count, to);
+    copy_run(sums, to, count);
   } else if (p->hop_w == 2 && by == 1) {
     const scalar_t* odd = sums + part;
     for (index_t i = 0; i < count / 2; i++) to[2 * i] = sums[i], to[2 * i + 1] = odd[i];

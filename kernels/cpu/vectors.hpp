@@ -40,6 +40,18 @@ INLINE vector_t load_first(const scalar_t* from, index_t count) {
 
 INLINE void store_first(scalar_t* to, vector_t v, index_t count) { memcpy(to, &v, count * sizeof(scalar_t)); }
 
+// to[0, count) = from[0, count), which do not overlap: by vectors, or the longest parts of one that fit, of which the last
+// overlaps the one before. For short runs, where a call of memcpy takes longer than the copy.
+template <int LENGTH = LANES>
+INLINE void copy_run(const scalar_t* from, scalar_t* to, index_t count) {
+  if (count >= LENGTH) {
+    for (index_t i = 0; i < count - LENGTH; i += LENGTH) memcpy(to + i, from + i, LENGTH * sizeof(scalar_t));
+    memcpy(to + count - LENGTH, from + count - LENGTH, LENGTH * sizeof(scalar_t));
+  } else if constexpr (LENGTH > 1) {
+    copy_run<LENGTH / 2>(from, to, count);
+  }
+}
+
 // A vector, or a scalar as V.
 template <class V>
 INLINE V all(scalar_t value) {

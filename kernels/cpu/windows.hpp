@@ -23,21 +23,3 @@ INLINE void fill_zero(scalar_t* to, index_t count) {
   for (index_t i = 0; i < count; i++) to[i] = 0;
 }
 
-// to[0, count) = from[0, count) of N to 2 N elements, as the first N and the last N.
-template <int N>
-INLINE void copy_ends(const scalar_t* from, scalar_t* to, index_t count) {
-  memcpy(to, from, N * sizeof(scalar_t));
-  memcpy(to + count - N, from + count - N, N * sizeof(scalar_t));
-}
-
-// to[0, count) = from[0, count), apart from each other; the last vector overlaps the one before.
-INLINE void copy_run(const scalar_t* from, scalar_t* to, index_t count) {
-  if (count >= LANES) {
-    for (index_t i = 0; i < count - LANES; i += LANES) store(to + i, load(from + i));
-    store(to + count - LANES, load(from + count - LANES));
-  } else if (count >= LANES / 2) {
-    copy_ends<LANES / 2>(from, to, count);
-  } else {
-    for (index_t i = 0; i < count; i++) to[i] = from[i];
-  }
-}

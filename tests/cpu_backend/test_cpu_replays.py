@@ -223,6 +223,22 @@ def test_an_out_that_shares_memory_is_looked_at_each_time(kept: dict[Any, Any]) 
         np.testing.assert_array_equal(both[1::2], y)
 
 
+def test_an_out_between_the_images_of_an_argument_is_looked_at_once(kept: dict[Any, Any]) -> None:
+    """As on a GPU: at a distance at which the operation accepted it, a replay serves."""
+    images, both = numbers(4, 4, 6, 5), np.zeros((4, 4, 6, 5), np.float32)
+    expected = np.maximum(images[::2], 0)
+    F.bias_activation(images[::2], out=both[1::2], activation="relu")
+    (replay,) = kept.values()
+    assert replay is not None
+    both[::2] = images[::2]
+    for serves in (False, True):
+        both[1::2] = np.nan
+        assert (replay([both[::2], both[1::2]]) is not NotImplemented) == serves
+        F.bias_activation(both[::2], out=both[1::2], activation="relu")
+        np.testing.assert_array_equal(both[1::2], expected)
+    np.testing.assert_array_equal(both[::2], images[::2])
+
+
 def test_indices_are_checked_each_time(kept: dict[Any, Any]) -> None:
     grad, indices = numbers(2, 4, 3, 2), np.zeros((2, 4, 3, 2), int)
     for _ in range(2):

@@ -740,7 +740,7 @@ FAULTS = {
         "",
     ),
     "out over an input": Planted(
-        edit(replays._Apart, "__call__", "if not between or between in self._seen else NotImplemented", ""),
+        edit(replaying.Apart, "__call__", "if not between or between in self._seen else NotImplemented", ""),
         refuses_overlapping_out,
         "DID NOT RAISE|RACE|race|LAUNCH_FAILED",
     ),

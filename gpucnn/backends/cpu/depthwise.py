@@ -16,7 +16,7 @@ from typing import NamedTuple
 from gpucnn.backends.cpu import depthwise_groups
 from gpucnn.backends.cpu.depthwise_groups import by_group
 from gpucnn.backends.cpu.finishing import NOTHING, Finish
-from gpucnn.backends.cpu.library import Kernel, Launch, Layout, layout, strides
+from gpucnn.backends.cpu.library import VECTOR_BYTES, Kernel, Launch, Layout, layout, strides
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.numpy.memory import Array, scratch
 from gpucnn.geometry import Axis, ConvGeometry
@@ -34,7 +34,6 @@ MAX_CHANNELS = 16  # of a small group, on either side
 WIDE = 8  # channels of a group that dgrad or a strided forward writes: more take 0.5 to 1 of the time as implicit GEMM
 FEW, FEW_PAIRS = 8, 12  # channels, and pairs in wgrad, of a single group: an implicit GEMM takes 1 to 18 times as long
 MIN_PAIRS = 32  # of channels of a group, for its wgrad to be an implicit GEMM
-VECTOR_BYTES = 64  # of the widest vector
 ITEM = 1 << 18  # multiply-adds of a work item, which take some 10 us
 MIN_ITEMS, MAX_ITEMS = 4, 64  # fewer take less time than a thread to wake up
 MIN_UNITS = 16  # rows of targets, else they are cut into pieces: those read some sources again

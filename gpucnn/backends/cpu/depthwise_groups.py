@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpucnn.backends.cpu.finishing import NOTHING, Finish
-from gpucnn.backends.cpu.library import Kernel, Launch, Layout, strides
+from gpucnn.backends.cpu.library import VECTOR_BYTES, Kernel, Launch, Layout, strides
 from gpucnn.backends.listening import read
 from gpucnn.backends.numpy.memory import Array, scratch
 from gpucnn.geometry import Axis, ConvGeometry
@@ -20,7 +20,6 @@ from gpucnn.geometry import Axis, ConvGeometry
 _GROUPS, _WEIGHT, _GRADIENT, _TOTAL = (
     Kernel("depthwise_groups", "depthwise_groups" + suffix) for suffix in ("", "_weight", "_gradient", "_total")
 )
-LANES_BYTES = 64  # of the widest vector
 COPY_BYTES = 32 << 10  # of a group's copies, which stay in the first-level cache
 MULTIPLY_ADDS = 1 << 20  # of a work item
 MAX_ITEMS = 64
@@ -93,7 +92,7 @@ def _sizes(geometry: ConvGeometry, dgrad: bool, itemsize: int) -> _Sizes:
     if dgrad:
         channels, filters = filters, channels
     sides = [_side(axis, dgrad) for axis in geometry.axes]
-    lanes = LANES_BYTES // itemsize
+    lanes = VECTOR_BYTES // itemsize
     block = min(groups, max(1, lanes // channels, lanes // filters))
     width = min(4, filters)
     phases = prod(len(side.phases) for side in sides)

@@ -25,6 +25,7 @@ _FIELDS = re.compile(r"^  (index_t|double) ([\w, ]+);", re.MULTILINE)
 
 Value = int | float
 
+VECTOR_BYTES = 64  # of the widest vector of any machine, for choices that are the same on all
 # Most bytes of a buffer for all items of a call that a thread keeps: transformed filters, sums of filters.
 SHARED_BYTES = 32 << 20
 

@@ -18,7 +18,7 @@ from gpucnn.backends.cpu.library import Launch, Launches, Place, address
 from gpucnn.backends.listening import listening
 from gpucnn.backends.numpy import pool
 from gpucnn.backends.numpy.memory import Array
-from gpucnn.backends.replaying import Recorded, Replay, Replays
+from gpucnn.backends.replaying import Apart, Recorded, Replay, Replays
 
 LAUNCHING = frozenset({
     "average_pool", "average_pool_backward", "bias_activation", "bias_activation_backward", "channel_sums", "convolve",
@@ -39,16 +39,13 @@ class CompiledReplays(Replays):
         super().__init__(np.ndarray, partial(map, attrgetter(*FORM)), serves)
 
     def record(self, arrays: Sequence[Array], call: Callable[[], Any], out: Array | None) -> Recorded:
-        """Run a call and record it; a replay with `out` serves for arrays of which none may share its memory."""
+        """Run a call and record it; a replay with `out` serves where none shares an element with it."""
         if any(np.may_share_memory(*pair) for pair in combinations(arrays, 2)):  # a place in both would be ambiguous
             return Recorded(call(), is_final=False)
         recording = Recording(arrays)
         with listening(recording):
             result = call()
         return Recorded(result, recording.replay(result, out), recording.constant_bytes)
-
-    def learn(self, replay: Replay, arrays: Sequence[Array]) -> None:
-        """Nothing: the operation itself looks whether arrays share elements with `out`."""
 
 
 class Recording:
@@ -131,18 +128,7 @@ class Recording:
             return tuple([call[number] for number in answers]) if is_tuple else call[answers[0]]
 
         given = [self._arrays[number] for number in range(1, self._first_new)]
-        return replay if out is None else _apart(replay, [each is out for each in given].index(True))
-
-
-def _apart(replay: Replay, at: int) -> Replay:
-    """A replay for calls in which array number `at` shares no memory with the others."""
-
-    def call(arrays: Sequence[Array]) -> Any:
-        others = [*arrays]
-        out = others.pop(at)
-        return NotImplemented if any(np.may_share_memory(out, each) for each in others) else replay(arrays)
-
-    return call
+        return replay if out is None else Apart(replay, given, out, address)
 
 
 def _holds(array: Array, at: int) -> bool:

@@ -8,14 +8,14 @@ from math import prod
 import numpy as np
 
 from gpucnn.backends.cpu import depthwise, folding
+from gpucnn.backends.cpu.library import VECTOR_BYTES
 from gpucnn.backends.cpu.tiling import Samplings
 from gpucnn.geometry import ConvGeometry
 
 WINOGRAD_CHANNELS = 16  # fewer are less than a vector
 FEW_FILTERS = 4  # whose dot products with pixels take less time than a vector of filters
 DOT_CHANNELS = 16  # fewer fill no vector
-POINTWISE_POSITIONS = 112  # of an image: of 49 positions a quarter of the lanes would have nothing to do
-VECTOR_BYTES = 64  # of the widest vector, which few filters fill less than the positions of any image that does
+POINTWISE_POSITIONS = 112  # of an image: of 49 a quarter of the lanes would have nothing to do, of few filters most
 _OF_NUMPY = ("direct", "im2col")
 
 
@@ -117,10 +117,9 @@ def contraction(
         return "winograd"
     if all(axis.is_identity for axis in samplings):
         positions, has_few_filters = prod(axis.targets for axis in samplings), weight[1] <= FEW_FILTERS
-        least = VECTOR_BYTES // np.dtype(dtype).itemsize if has_few_filters else POINTWISE_POSITIONS
-        if order is Order.ROWS and positions >= least:
+        is_long, fills_lanes = positions >= POINTWISE_POSITIONS, positions >= VECTOR_BYTES // np.dtype(dtype).itemsize
+        if order is Order.ROWS and (is_long or (has_few_filters and fills_lanes)):
             return "pointwise"
-        is_long = positions >= POINTWISE_POSITIONS
         if order is Order.PIXELS and is_long and has_few_filters and weight[2] >= DOT_CHANNELS:
             return "pointwise_dots"
     return "implicit_gemm"

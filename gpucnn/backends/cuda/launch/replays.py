@@ -17,9 +17,7 @@ from typing import Any, NamedTuple, cast
 
 from gpucnn.backends.cuda.device.runtime import ALIGNMENTS, Array, Plan, Runtime
 from gpucnn.backends.listening import listening
-from gpucnn.backends.replaying import Recorded, Replay, Replays
-
-MAX_DISTANCES = 64  # sets of address distances between interleaved arrays, kept per form of call
+from gpucnn.backends.replaying import Apart, Recorded, Replay, Replays
 
 
 class DeviceReplays(Replays):
@@ -39,11 +37,6 @@ class DeviceReplays(Replays):
         if not recording.is_final:
             return Recorded(result, is_final=False)
         return Recorded(result, recording.replay(result), recording.constant_bytes)
-
-    def learn(self, replay: Replay, arrays: Sequence[Array]) -> None:
-        """Take note that the operation accepted arrays that may interleave with `out`."""
-        if isinstance(replay, _Apart):
-            replay.learn(arrays)
 
 
 def _forms(arrays: Sequence[Array]) -> list[Hashable]:
@@ -153,7 +146,7 @@ class Recording:
                 launch(grid, block, take(pool), shared_mem=shared_bytes)
             return answer(pool)
 
-        return replay if self._out is None else _Apart(replay, self._given, self._out)
+        return replay if self._out is None else Apart(replay, self._given, self._out, _address)
 
     def _makers(self, results: dict[int, Any]) -> tuple[list[Callable[[], Array]], dict[int, int]]:
         """Factories of the new arrays, in the forms of `results`, and the new index of each old one.
@@ -200,49 +193,11 @@ class Recording:
         return place if any(result is array for array in self._given) else -1
 
 
-class _Apart:
-    """`replay` for calls where `out` does not overlap the other arrays.
-
-    Two arrays may interleave without sharing an element, like slices of the channels of one array. Whether they do
-    follows from the distance of their addresses: one that the operation accepted once is not checked again.
-    """
-
-    def __init__(self, replay: Replay, arrays: Sequence[Array], out: Array) -> None:
-        self._replay = replay
-        self._spans = [_span(array) for array in arrays]
-        self._at = next(index for index, array in enumerate(arrays) if array is out)
-        self._seen = {self._between(arrays)}
-
-    def __call__(self, arrays: Sequence[Array]) -> Any:
-        """The replay's result; NotImplemented where arrays may share memory."""
-        between = self._between(arrays)
-        return self._replay(arrays) if not between or between in self._seen else NotImplemented
-
-    def learn(self, arrays: Sequence[Array]) -> None:
-        """Record that the operation accepted arrays at these distances."""
-        if len(self._seen) >= MAX_DISTANCES:
-            self._seen.clear()
-        self._seen.add(self._between(arrays))
-
-    def _between(self, arrays: Sequence[Array]) -> tuple[tuple[int, int], ...]:
-        """The arrays whose address range intersects that of `out`, and their distances from it."""
-        spans, at = self._spans, self._at
-        out = arrays[at].data.ptr
-        low, high = (out + reach for reach in spans[at])
-        found: list[tuple[int, int]] = []
-        for index, (begin, end) in enumerate(spans):
-            address = arrays[index].data.ptr
-            if address + begin < high and low < address + end and index != at:
-                found.append((index, address - out))
-        return tuple(found)
-
-
 def _nbytes(made: tuple[Array, bool]) -> int:
     nbytes: int = made[0].size * made[0].itemsize
     return nbytes
 
 
-def _span(array: Array) -> tuple[int, int]:
-    """Byte offsets from an array's address to its lowest byte, and to the first byte past its end."""
-    steps = [(size - 1) * step for size, step in zip(array.shape, array.strides, strict=True)]
-    return sum(step for step in steps if step < 0), sum(step for step in steps if step > 0) + array.itemsize
+def _address(array: Array) -> int:
+    address: int = array.data.ptr
+    return address
