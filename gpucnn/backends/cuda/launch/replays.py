@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, cast
 
 from gpucnn.backends.cuda.device.runtime import ALIGNMENTS, Array, Plan, Runtime
@@ -146,7 +146,7 @@ class Recording:
                 launch(grid, block, take(pool), shared_mem=shared_bytes)
             return answer(pool)
 
-        return replay if self._out is None else Apart(replay, self._given, self._out, _address)
+        return replay if self._out is None else Apart(replay, self._given, self._out, attrgetter("data.ptr"))
 
     def _makers(self, results: dict[int, Any]) -> tuple[list[Callable[[], Array]], dict[int, int]]:
         """Factories of the new arrays, in the forms of `results`, and the new index of each old one.
@@ -196,8 +196,3 @@ class Recording:
 def _nbytes(made: tuple[Array, bool]) -> int:
     nbytes: int = made[0].size * made[0].itemsize
     return nbytes
-
-
-def _address(array: Array) -> int:
-    address: int = array.data.ptr
-    return address
